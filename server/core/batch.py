@@ -1,0 +1,61 @@
+"""One step, as data: what the scheduler grants, what the runner must do, what it brings back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.core.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """A work triple less its row: apply the adapter page `page` with factor `scale`.
+
+    A page holds up to `PAGE_RANK` rank components of one adapter, for every module; an adapter of
+    rank r is ceil(r / PAGE_RANK) pages and its delta is exactly the sum over them.
+    """
+
+    page: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRow:
+    """The part of one sequence that runs in this step.
+
+    `token_ids` are the tokens to compute, at positions `start .. start + len(token_ids) - 1`.
+    `block_ids` is the sequence's whole block table (owned by the scheduler: read it, don't keep
+    it). When `samples` is true the logits of the last token are sampled; `num_generated` is then
+    the index of the drawn token in the answer, and `seed` the sequence's own seed.
+    """
+
+    sequence_id: int
+    token_ids: Sequence[int]
+    start: int
+    block_ids: Sequence[int]
+    work: Sequence[WorkItem]
+    sampling: SamplingParams
+    samples: bool
+    seed: int
+    num_generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """One forward over ragged tokens; decode rows (one token) come first, then prefill chunks."""
+
+    rows: tuple[ScheduledRow, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row.token_ids) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """The drawn token of each row that samples, by sequence id.
+
+    `failed` names sequences whose row could not be computed (NaN logits) and why; the others stand.
+    """
+
+    token_ids: dict[int, int]
+    failed: dict[int, str] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""What can go wrong on the serving side, as one tree.
+
+SwitchyardError
+├── RequestError            the caller's mistake: the message names the value, the limit, the remedy
+│   ├── PromptTooLongError
+│   └── AdapterTooLargeError
+├── AdapterUnavailableError the store has no such adapter, or it can no longer be loaded
+├── OverloadedError         the queue is full: try again after `retry_after_seconds`
+├── UnsupportedModelError   the base model's architecture can't be served; says why
+├── ConfigurationError      settings that contradict each other; lists all of them
+└── EngineDeadError         the step loop has ended; nothing more is accepted
+
+To add one: subclass the nearest parent, write the message for the person who reads it, and give it
+a row in the table of `server/api/errors.py` if it can reach a client.
+"""
+
+from collections.abc import Sequence
+
+
+class SwitchyardError(Exception):
+    """Base of every error that this server raises on purpose."""
+
+
+class RequestError(SwitchyardError):
+    """The request can't be served as it stands. `param` names the field, when there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class PromptTooLongError(RequestError):
+    """The prompt, with one token of answer, does not fit in the model's window."""
+
+
+class AdapterTooLargeError(RequestError):
+    """An adapter, or all adapters of a stack together, exceed what the bank can hold."""
+
+
+class AdapterUnavailableError(SwitchyardError):
+    """A named adapter isn't in the store, or its files can't be read."""
+
+
+class OverloadedError(SwitchyardError):
+    """No room in the queue."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnsupportedModelError(SwitchyardError):
+    """This architecture can't be served."""
+
+
+class ConfigurationError(SwitchyardError):
+    """Settings that can't work, all of them at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(f"- {problem}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class EngineDeadError(SwitchyardError):
+    """The step loop has ended."""

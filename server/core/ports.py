@@ -1,0 +1,135 @@
+"""The Protocols that floors meet through. Implementations are injected by `server.cli`."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from server.core.batch import ScheduledBatch, StepOutput
+from server.core.request import GenerationDelta, GenerationRequest
+from server.core.stack import AdapterStack, AdapterVersion
+
+
+class HostAdapter(Protocol):
+    """An adapter in host memory, ready to be copied into the bank."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class AdapterLoader(Protocol):
+    """Disk to host memory. Called from loader threads, never from the step thread."""
+
+    def load(self, adapter: AdapterVersion) -> HostAdapter:
+        """Read, check and lay out one adapter.
+
+        Raises `AdapterUnavailableError` when its files can't be served, saying why.
+        """
+        ...
+
+
+class ModelRunner(Protocol):
+    """Owns the base weights, the KV tensors and the adapter bank. Used by the step thread only."""
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """One forward over the batch; writes KV, draws tokens."""
+        ...
+
+    def place_adapter(self, pages: Sequence[int], adapter: HostAdapter) -> None:
+        """Copy `adapter` into bank pages `pages` (as many as it has)."""
+        ...
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """Bytes by component: weights, kv_cache, adapter_bank, activations."""
+        ...
+
+
+class TokenStream(Protocol):
+    """Token ids in, text out, never half a character."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        ...
+
+    def flush(self) -> str:
+        """What is held back, with replacement characters for an incomplete end."""
+        ...
+
+
+class ChatTokenizer(Protocol):
+    """Text to tokens and back, without torch."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of plain text, special tokens in it included."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Tokens of the chat template over `messages` (role, content), ready for the answer.
+
+        Raises `RequestError` when the template refuses them.
+        """
+        ...
+
+    def stream(self) -> TokenStream: ...
+
+
+class GenerationEngine(Protocol):
+    """What the api asks of the engine."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:
+        """Deltas of all choices until each has its finish reason, then the end.
+
+        Closing the iterator early aborts the request within one step and frees what it held.
+        Raises `RequestError`, `OverloadedError` or `EngineDeadError` on the first `anext`.
+        """
+        ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+
+class AdapterCatalog(Protocol):
+    """Names to versions, as the store has them now."""
+
+    def resolve(self, expression: str) -> AdapterStack:
+        """`sql`, `sql@3` or `sql:0.7+polite:0.3` to the versions they mean now.
+
+        Raises `AdapterUnavailableError` for a name or version that isn't there and `RequestError`
+        for an expression that doesn't parse.
+        """
+        ...
+
+    def list(self) -> Sequence["CatalogEntry"]: ...
+
+    def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
+        """Import a PEFT folder from the allowed roots as a new version of `name`."""
+        ...
+
+    def unload(self, name: str) -> None:
+        """Take `name` out of the catalog; running requests finish on what they have."""
+        ...
+
+
+class CatalogEntry(Protocol):
+    """One adapter name as `/v1/models` lists it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def current(self) -> AdapterVersion: ...
+
+    @property
+    def created(self) -> int: ...
+
+    @property
+    def root(self) -> str: ...

@@ -1,0 +1,70 @@
+"""A request for text, and what its caller gets back."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from server.core.stack import BASE_STACK, AdapterStack
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token of one sequence is chosen.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave all tokens in. `max_tokens` counts
+    generated tokens. `stop` strings end the text before their first character. With the same
+    `seed` the same text comes back, whatever else is in the batch; choice i of n draws from seed + i.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.max_tokens >= 1, self.max_tokens
+        assert self.temperature >= 0.0, self.temperature
+        assert 0.0 < self.top_p <= 1.0, self.top_p
+        assert self.top_k >= 0, self.top_k
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One accepted request: `num_choices` sequences that continue the same prompt."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stack: AdapterStack = BASE_STACK
+    num_choices: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.prompt_token_ids, "an empty prompt must be refused before it gets here"
+        assert self.num_choices >= 1
+
+
+class FinishReason(Enum):
+    """Why a sequence ended. Every accepted sequence ends with exactly one of these."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDelta:
+    """What one step added to one choice.
+
+    `text` never splits a UTF-8 character nor a stop string, so it may be empty while tokens are
+    held back. `num_tokens` counts the tokens this delta stands for. `finish_reason` is set on the
+    last delta of the choice, and only there. `error` is set with `FinishReason.ERROR`.
+    """
+
+    choice: int
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason | None = None
+    error: str | None = None

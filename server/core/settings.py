@@ -1,0 +1,56 @@
+"""Frozen settings of the serving side, each part on its own. Validated once, all problems together."""
+
+from dataclasses import dataclass
+
+from server.core.errors import ConfigurationError
+
+PAGE_RANK = 8
+"""Rank components in one adapter page (see docs/adr/0002)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """Limits that admission and each step obey.
+
+    `max_batch_tokens` is the token budget of a step: decodes come first, prefill chunks fill the
+    rest, so a smaller budget bounds how long a running stream waits for somebody's long prompt.
+    """
+
+    max_num_sequences: int = 64
+    max_batch_tokens: int = 256
+    max_waiting: int = 1024
+    max_model_len: int = 2048
+    max_adapters_per_step: int = 64
+    block_size: int = 16
+    num_blocks: int = 2048
+    num_adapter_pages: int = 128
+    max_lora_rank: int = 64
+    enable_prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be at least 1"
+            for name in (
+                "max_num_sequences", "max_batch_tokens", "max_waiting", "max_model_len",
+                "max_adapters_per_step", "block_size", "num_blocks", "num_adapter_pages",
+                "max_lora_rank",
+            )
+            if getattr(self, name) < 1
+        ]  # fmt: skip
+        if self.max_batch_tokens < self.max_num_sequences:
+            problems.append(
+                f"max_batch_tokens is {self.max_batch_tokens}, less than max_num_sequences "
+                f"({self.max_num_sequences}): every running sequence needs one token a step"
+            )
+        if self.num_blocks * self.block_size < self.max_model_len:
+            problems.append(
+                f"the KV cache holds {self.num_blocks * self.block_size} tokens, less than "
+                f"max_model_len ({self.max_model_len}): raise kv_cache_gib or lower max_model_len"
+            )
+        if self.num_adapter_pages * PAGE_RANK < self.max_lora_rank:
+            problems.append(
+                f"the adapter bank holds rank {self.num_adapter_pages * PAGE_RANK} in all, less "
+                f"than max_lora_rank ({self.max_lora_rank}): raise adapter_bank_pages"
+            )
+        if problems:
+            raise ConfigurationError(problems)
