@@ -12,7 +12,7 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave all tokens in. `max_tokens` counts
     generated tokens. `stop` strings end the text before their first character. With the same
-    `seed` the same text comes back, whatever else is in the batch; choice i of n draws from seed + i.
+    `seed` the same text comes back, whatever else is in the batch; choice i draws from seed + i.
     """
 
     max_tokens: int

@@ -1,4 +1,4 @@
-"""Frozen settings of the serving side, each part on its own. Validated once, all problems together."""
+"""Frozen settings of the serving side, each part on its own. All problems are told together."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,87 @@
+"""The one function that loads a base model, for trainer and server alike."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.base.bitsandbytes_import import import_bitsandbytes
+from adapters.base.chat_template import ChatTemplate
+from adapters.base.errors import BaseUnreadableError
+from adapters.base.quantization import NF4, QuantizationSpec
+from adapters.base.reference import ResolvedBase, resolve_base
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base model in memory: transformers' own model in eval mode, its linears in 4 bit.
+
+    `model` and `tokenizer` are transformers objects and owned by the caller; `template` has empty
+    text for a base without a chat template.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: ChatTemplate
+    resolved: ResolvedBase
+    quantization: QuantizationSpec
+
+
+def default_compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def load_tokenizer(resolved: ResolvedBase) -> tuple[Any, ChatTemplate]:
+    """The tokenizer and chat template of a resolved base, without its weights."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(resolved.path))
+    template = tokenizer.chat_template
+    return tokenizer, ChatTemplate(template if isinstance(template, str) else "")
+
+
+def load_base(
+    reference: str,
+    quantization: QuantizationSpec = NF4,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    attention: str = "sdpa",
+    cache_dir: Path | None = None,
+) -> LoadedBase:
+    """Load `reference` with its linear layers in the format of `quantization`.
+
+    Embeddings, norms and the output head stay in `dtype` (default: the device's compute dtype).
+    The 4-bit codes are bitsandbytes' own: the same bytes wherever this is called. Raises
+    `BaseNotFoundError` or `BaseUnreadableError`.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    resolved = resolve_base(reference, cache_dir)
+    dtype = dtype or default_compute_dtype(device)
+    options: dict[str, Any] = {}
+    if quantization.is_quantized:
+        import_bitsandbytes()
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.scheme,
+            bnb_4bit_use_double_quant=quantization.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(resolved.path),
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attention,
+            **options,
+        )
+        tokenizer, template = load_tokenizer(resolved)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseUnreadableError(f"{reference} can't be loaded: {error}") from error
+    model.eval()
+    return LoadedBase(model, tokenizer, template, resolved, quantization)

@@ -1,0 +1,35 @@
+"""The linear modules that an adapter can change, by name and shape."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(in_features, out_features) of a linear layer of any kind, None for other modules."""
+    if isinstance(module, nn.Linear):  # bitsandbytes' Linear4bit is one
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear
+        weight: Any = module.weight
+        return int(weight.shape[0]), int(weight.shape[1])
+    return None
+
+
+def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Module name -> (in_features, out_features) of every linear but the output head."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        shape = linear_shape(module)
+        if shape is not None and module is not head:
+            shapes[name] = shape
+    return shapes
+
+
+def module_shapes_from_config(config: Any) -> dict[str, tuple[int, int]]:
+    """`linear_modules` of the architecture in a transformers config, without any weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return linear_modules(AutoModelForCausalLM.from_config(config))

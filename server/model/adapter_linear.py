@@ -1,0 +1,42 @@
+"""A base linear layer with the step's adapters added to its output."""
+
+import torch
+from torch import nn
+
+from server.model.bank import AdapterBank
+from server.model.page_layout import ModulePlace
+from server.model.step_context import StepContext
+
+
+class AdapterLinear(nn.Module):
+    """Wraps `base` (a linear of any kind) and adds each token's adapters, exactly summed."""
+
+    def __init__(
+        self, base: nn.Module, place: ModulePlace, bank: AdapterBank, context: StepContext
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self._place = place
+        self._bank = bank
+        self._context = context
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base weight: some modelling code asks a linear for its dtype."""
+        weight = self.base.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[..., K] -> [..., N]."""
+        out: torch.Tensor = self.base(inputs)
+        work = self._context.work
+        if work is not None:
+            work.add(
+                out.view(-1, out.shape[-1]),
+                inputs.reshape(-1, inputs.shape[-1]),
+                self._bank.factors(self._place),
+                self._bank.module_scales,
+                self._place,
+            )
+        return out

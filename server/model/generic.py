@@ -1,0 +1,182 @@
+"""The generic way through a model: transformers' own modules, with our linears and attention.
+
+Right for every architecture that goes through transformers' attention interface, and the oracle of
+the native way. What the model needs of the KV cache is learned by running one token through it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapters.base.modules import linear_modules
+from server.core.errors import UnsupportedModelError
+from server.model.adapter_linear import AdapterLinear
+from server.model.attention_interface import ATTENTION_NAME, StepAttention, register_attention
+from server.model.bank import AdapterBank
+from server.model.bloom import adopt_bloom
+from server.model.geometry import AttentionGeometry
+from server.model.kernels import reference
+from server.model.kv_cache import KVCache
+from server.model.step_context import StepContext
+from server.model.step_inputs import StepInputs
+
+_SERVED_LAYERS = {"full_attention", "sliding_attention"}
+_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+
+
+@dataclass
+class _Probe:
+    """A step attention that records shapes and returns zeros."""
+
+    shapes: dict[int, tuple[int, int, int]]
+
+    def __call__(
+        self,
+        layer: int,
+        queries_THD: torch.Tensor,
+        keys_THD: torch.Tensor,
+        values_THD: torch.Tensor,
+        **_options: Any,
+    ) -> torch.Tensor:
+        self.shapes[layer] = (keys_THD.shape[1], keys_THD.shape[2], values_THD.shape[2])
+        return queries_THD.new_zeros(*queries_THD.shape[:2], values_THD.shape[2])
+
+
+@dataclass
+class _PagedAttention:
+    """The step attention of the reference backend."""
+
+    cache: KVCache
+    step: StepInputs
+
+    def __call__(
+        self,
+        layer: int,
+        queries_THD: torch.Tensor,
+        keys_THD: torch.Tensor,
+        values_THD: torch.Tensor,
+        *,
+        scale: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        slopes_H: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        self.cache.write(layer, self.step.slot_mapping, keys_THD, values_THD)
+        return reference.attend(
+            queries_THD,
+            self.cache,
+            layer,
+            self.step,
+            scale=scale,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            slopes_H=slopes_H,
+        )
+
+
+class GenericModel:
+    """A transformers causal LM that computes ragged steps over a paged cache.
+
+    Takes over `model` (its linears are wrapped in place). Raises `UnsupportedModelError` with the
+    reason when the architecture can't be served.
+    """
+
+    def __init__(self, model: Any, *, max_model_len: int) -> None:
+        self._model = model
+        self._context = StepContext()
+        _check_config(model.config, max_model_len)
+        register_attention()
+        adopt_bloom(model, self._context)
+        model.set_attn_implementation(ATTENTION_NAME)
+        self.geometry = self._probe()
+        self.module_shapes = linear_modules(model)
+
+    def install_adapters(self, bank: AdapterBank) -> None:
+        """Wrap every adaptable linear, so that the bank's pages can be added to it."""
+        places = bank.layout.by_name
+        for name, module in list(self._model.named_modules()):
+            if name in places:
+                wrapped = AdapterLinear(module, places[name], bank, self._context)
+                self._model.set_submodule(name, wrapped)
+
+    def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
+        """One step over ragged tokens; returns logits [S, vocabulary] of the rows that sample."""
+        work = reference.AdapterWork(step)
+        self._context.work = None if work.is_empty else work
+        try:
+            return self._run(
+                step.token_ids, step.positions, step.sample_tokens, _PagedAttention(cache, step)
+            )
+        finally:
+            self._context.work = self._context.attention = None
+
+    def _run(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        sample_tokens: torch.Tensor,
+        attention: StepAttention,
+    ) -> torch.Tensor:
+        self._context.attention = attention
+        output = self._model(
+            input_ids=token_ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            logits_to_keep=sample_tokens,
+            step_attention=attention,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def _probe(self) -> AttentionGeometry:
+        device = self._model.device
+        probe = _Probe({})
+        zero = torch.zeros(1, dtype=torch.long, device=device)
+        name = self._model.config.model_type
+        try:
+            with torch.inference_mode():
+                self._run(zero, zero, zero, probe)
+        except (TypeError, NotImplementedError, AssertionError, AttributeError) as error:
+            raise UnsupportedModelError(
+                f"{name} models can't be served: a forward over one token failed with {error!r}"
+            ) from error
+        num_layers = self._model.config.num_hidden_layers
+        if sorted(probe.shapes) != list(range(num_layers)):
+            raise UnsupportedModelError(
+                f"{name} models can't be served: {len(probe.shapes)} of {num_layers} layers use "
+                "transformers' attention interface, and the cache must see them all"
+            )
+        if len(set(probe.shapes.values())) != 1:
+            raise UnsupportedModelError(
+                f"{name} models can't be served: their layers differ in heads or head size"
+            )
+        return AttentionGeometry(num_layers, *probe.shapes[0])
+
+
+def _check_config(config: Any, max_model_len: int) -> None:
+    name = config.model_type
+    layers = set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS
+    if layers:
+        raise UnsupportedModelError(
+            f"{name} models can't be served: layers of type {', '.join(sorted(layers))} keep a "
+            "state that the paged cache doesn't hold"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder; only causal models are served")
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    window = getattr(config, "max_position_embeddings", max_model_len)
+    original = rope.get("original_max_position_embeddings") or window
+    if kind in _LENGTH_DEPENDENT_ROPE and max_model_len > original:
+        raise UnsupportedModelError(
+            f"{kind} rotary embeddings change with the longest sequence of a batch, so one request "
+            f"would change another; serve this model with max_model_len {original} or less"
+        )
+
+
+def freeze(model: nn.Module) -> None:
+    """No parameter of a served base needs a gradient."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,66 @@
+"""Executes scheduled steps: the one owner of base weights, KV cache and adapter bank."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from server.core.batch import ScheduledBatch, StepOutput
+from server.core.ports import HostAdapter
+from server.model.bank import AdapterBank
+from server.model.host_adapter import PagedAdapter
+from server.model.kv_cache import KVCache
+from server.model.sampler import sample
+from server.model.step_inputs import StepInputs
+
+
+class StepModel(Protocol):
+    """A way through the model: ragged tokens in, logits of the sampling rows out."""
+
+    def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
+        """[S, vocabulary] logits; writes the step's keys and values into `cache`."""
+        ...
+
+
+class TorchRunner:
+    """Implements `core.ports.ModelRunner` over torch tensors. Used by the step thread only."""
+
+    def __init__(
+        self, model: StepModel, cache: KVCache, bank: AdapterBank, *, weight_bytes: int, device: str
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._bank = bank
+        self._weight_bytes = weight_bytes
+        self._device = device
+        self._peak_logits_bytes = 0
+
+    def logits(self, batch: ScheduledBatch) -> torch.Tensor:
+        """Run the batch and return the logits [S, vocabulary] of the rows that sample."""
+        with torch.inference_mode():
+            step = StepInputs.from_batch(
+                batch, block_size=self._cache.block_size, device=self._device
+            )
+            return self._model.forward(step, self._cache)
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """One forward over the batch, and a drawn token for each row that samples."""
+        logits_SV = self.logits(batch)
+        self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
+        with torch.inference_mode():
+            tokens, failed = sample(logits_SV, [row for row in batch.rows if row.samples])
+        return StepOutput(tokens, failed)
+
+    def place_adapter(self, pages: Sequence[int], adapter: HostAdapter) -> None:
+        """Copy an adapter that this runner's own loader read into bank pages."""
+        assert isinstance(adapter, PagedAdapter)
+        self._bank.place(pages, adapter)
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """Bytes by component, as tensors hold them; activations are the largest logits so far."""
+        return {
+            "weights": self._weight_bytes,
+            "kv_cache": self._cache.size_bytes,
+            "adapter_bank": self._bank.size_bytes,
+            "activations": self._peak_logits_bytes,
+        }

@@ -1,0 +1,12 @@
+"""What the layers of one forward share."""
+
+from server.model.attention_interface import StepAttention
+from server.model.kernels.reference import AdapterWork
+
+
+class StepContext:
+    """Set by the model before a forward and cleared after it; read by wrapped layers."""
+
+    def __init__(self) -> None:
+        self.work: AdapterWork | None = None
+        self.attention: StepAttention | None = None

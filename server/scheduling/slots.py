@@ -1,0 +1,105 @@
+"""Slots of the adapter bank: which adapters are on the device, and who needs them to stay.
+
+The bank is cut into pages of `PAGE_RANK` rank components; a slot is the list of pages that one
+adapter occupies, so a rank-8 adapter takes one page and a rank-64 adapter eight, with no
+fragmentation between ranks. No tensors here: the runner owns the bytes behind the page ids.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Slot:
+    """The place of one adapter; `pins` counts the sequences that need it."""
+
+    pages: tuple[int, ...]
+    pins: int = 0
+
+
+class AdapterSlots:
+    """Grants, pins and evicts slots, by adapter digest. Unpinned slots are evicted LRU first."""
+
+    def __init__(self, num_pages: int) -> None:
+        self.num_pages = num_pages
+        self._free_pages = list(range(num_pages - 1, -1, -1))
+        self._slots: OrderedDict[str, Slot] = OrderedDict()  # least recently used first
+        self.num_evictions = 0
+
+    @property
+    def num_used_pages(self) -> int:
+        return self.num_pages - len(self._free_pages)
+
+    @property
+    def num_pinned(self) -> int:
+        """Distinct adapters that some sequence pins."""
+        return sum(1 for slot in self._slots.values() if slot.pins)
+
+    def resident(self) -> tuple[str, ...]:
+        """Digests on the device."""
+        return tuple(self._slots)
+
+    def pages_of(self, digest: str) -> tuple[int, ...] | None:
+        """The pages of a resident adapter."""
+        slot = self._slots.get(digest)
+        return slot.pages if slot else None
+
+    def can_pin(self, wanted: dict[str, int]) -> bool:
+        """Whether all adapters of `wanted` (digest -> pages) can be on the device together."""
+        missing = sum(pages for digest, pages in wanted.items() if digest not in self._slots)
+        if missing <= len(self._free_pages):
+            return True
+        evictable = sum(
+            len(slot.pages)
+            for digest, slot in self._slots.items()
+            if slot.pins == 0 and digest not in wanted
+        )
+        return missing <= len(self._free_pages) + evictable
+
+    def pin(self, wanted: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        """Pin every adapter of `wanted`; returns the pages of those that must be filled first.
+
+        Raises `AssertionError` unless `can_pin(wanted)`.
+        """
+        assert self.can_pin(wanted), "pin() without a check of can_pin()"
+        for digest in wanted:
+            if digest in self._slots:
+                self._slots[digest].pins += 1
+                self._slots.move_to_end(digest)
+        placed: dict[str, tuple[int, ...]] = {}
+        for digest, num_pages in wanted.items():
+            if digest in self._slots:
+                continue
+            self._evict_until(num_pages)
+            pages = tuple(self._free_pages.pop() for _ in range(num_pages))
+            self._slots[digest] = Slot(pages, pins=1)
+            placed[digest] = pages
+        return placed
+
+    def unpin(self, wanted: dict[str, int]) -> None:
+        """Give back one pin of every adapter of `wanted`; they stay until room is needed."""
+        for digest in wanted:
+            slot = self._slots[digest]
+            assert slot.pins > 0, f"{digest} unpinned twice"
+            slot.pins -= 1
+
+    def discard(self, digest: str) -> None:
+        """Forget a resident adapter that nobody pins (its pages could not be filled)."""
+        slot = self._slots[digest]
+        assert slot.pins == 0, f"{digest} is pinned"
+        del self._slots[digest]
+        self._free_pages.extend(slot.pages)
+
+    def _evict_until(self, num_pages: int) -> None:
+        for digest in list(self._slots):
+            if len(self._free_pages) >= num_pages:
+                return
+            if self._slots[digest].pins == 0:
+                self.discard(digest)
+                self.num_evictions += 1
+
+    def check_integrity(self, pins: dict[str, int]) -> None:
+        """Assert that pages are neither lost nor shared and that pins are exactly `pins`."""
+        pages = [*self._free_pages, *(p for slot in self._slots.values() for p in slot.pages)]
+        assert sorted(pages) == list(range(self.num_pages)), "pages lost or given twice"
+        assert {d: s.pins for d, s in self._slots.items() if s.pins} == pins

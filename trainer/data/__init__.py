@@ -1,0 +1,1 @@
+"""Rows: read, recognised, cleaned, split, reported."""

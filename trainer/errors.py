@@ -1,0 +1,47 @@
+"""What can go wrong while training, as one tree.
+
+TrainerError
+├── ConfigError            keys or values of the config that can't work; lists all of them
+├── DataError              the data can't be read, or nothing is left of it after cleaning
+│   └── UnknownFormatError the columns fit no known row format
+├── TemplateError          the chat template doesn't show where an answer begins and ends
+├── MethodError            the method and the base don't fit each other
+└── TrainingFailedError    the run had to stop: the loss is not a number, or nothing carries loss
+
+To add one: subclass the nearest parent and write the message for the person who reads it: the
+value, the limit, the remedy.
+"""
+
+from collections.abc import Sequence
+
+
+class TrainerError(Exception):
+    """Base of every error that the trainer raises on purpose."""
+
+
+class ConfigError(TrainerError):
+    """A config that can't be run; `problems` has one line for each key that is wrong."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(f"- {problem}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class DataError(TrainerError):
+    """The training data can't be used."""
+
+
+class UnknownFormatError(DataError):
+    """The columns of a file fit no known row format."""
+
+
+class TemplateError(TrainerError):
+    """The chat template gives no reliable loss mask."""
+
+
+class MethodError(TrainerError):
+    """The fine-tuning method doesn't fit this base model or these settings."""
+
+
+class TrainingFailedError(TrainerError):
+    """The run stopped before its end; nothing was published."""
