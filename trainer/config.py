@@ -2,10 +2,10 @@
 
 from typing import Any, Literal, Self
 
+from adapters.names import parse_ref
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters.errors import AdapterError
-from adapters.names import parse_ref
 from trainer import defaults
 from trainer.errors import ConfigError
 from trainer.gate import parse_gate
@@ -29,7 +29,8 @@ class DataSection(Section):
 
     train: str = Field(description="JSON, JSONL, CSV or Parquet file, or a hub dataset's name")
     eval: float | str = Field(
-        defaults.EVAL_SHARE, description="a file of held-out rows, or the share of train to hold out"
+        defaults.EVAL_SHARE,
+        description="a file of held-out rows, or the share of train to hold out",
     )
     format: Literal["auto", "instruction", "messages", "conversations", "prompt"] = "auto"
     max_length: int = Field(defaults.MAX_LENGTH, ge=8, description="tokens of the longest row")
@@ -40,7 +41,9 @@ class DataSection(Section):
     @classmethod
     def _share_is_a_share(cls, value: float | str) -> float | str:
         if not isinstance(value, str) and not 0.0 < value < 1.0:
-            raise ValueError("a share of train must be above 0 and below 1, e.g. 0.05; or name a file")
+            raise ValueError(
+                "a share of train must be above 0 and below 1, e.g. 0.05; or name a file"
+            )
         return value
 
 
@@ -82,7 +85,9 @@ class TrainingSection(Section):
     warmup_share: float = Field(defaults.WARMUP_SHARE, ge=0, lt=1)
     weight_decay: float = Field(defaults.WEIGHT_DECAY, ge=0)
     max_grad_norm: float = Field(defaults.MAX_GRAD_NORM, gt=0)
-    batch_tokens: int | None = Field(None, ge=8, description="tokens of one forward, padding included")
+    batch_tokens: int | None = Field(
+        None, ge=8, description="tokens of one forward, padding included"
+    )
     gradient_accumulation: int = Field(1, ge=1, description="forwards per optimiser step")
     gradient_checkpointing: bool = Field(
         False, description="recompute activations: less memory, about a third slower"

@@ -88,7 +88,12 @@ class ConversationLabeller:
         prefix = self._encode(text)
         if ids[: len(prefix)] == prefix:
             return len(prefix)
-        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefix)))
+        same = sum(
+            1
+            for _ in itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(ids, prefix, strict=False)
+            )
+        )
         raise TemplateError(
             f"the chat template renders the first {len(turns)} turns of a conversation differently "
             f"when more follow: after {self.decode(ids[:same])[-40:]!r} there is "
@@ -106,7 +111,9 @@ class ConversationLabeller:
             f"{self.decode(ids[start:stop])[-40:]!r}), so the model couldn't learn to stop"
         )
 
-    def _render(self, messages: list[dict[str, str]] | list[Any], *, add_generation_prompt: bool) -> str:
+    def _render(
+        self, messages: list[dict[str, str]] | list[Any], *, add_generation_prompt: bool
+    ) -> str:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -116,7 +123,7 @@ class ConversationLabeller:
                     tokenize=False,
                 )
             )
-        except Exception as error:  # noqa: BLE001 - a template is a program; it raises what it likes
+        except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise TemplateError(f"the chat template refuses the roles {roles}: {error}") from error
 

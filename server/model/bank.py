@@ -37,6 +37,7 @@ class AdapterBank:
     def factors(self, place: ModulePlace) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of all pages' A [pages, PAGE_RANK, K] and B [pages, PAGE_RANK, N] of a module."""
         end = place.b_offset + PAGE_RANK * place.out_features
+        num_pages = self.pages.shape[0]
         a = self.pages[:, place.a_offset : place.b_offset]
         b = self.pages[:, place.b_offset : end]
-        return a.unflatten(1, (PAGE_RANK, -1)), b.unflatten(1, (PAGE_RANK, -1))
+        return a.view(num_pages, PAGE_RANK, -1), b.view(num_pages, PAGE_RANK, -1)

@@ -31,7 +31,7 @@ class BloomPagedAttention(nn.Module):
         """[1, T, hidden] -> residual added, as the original returns it."""
         attention = self._context.attention
         assert attention is not None
-        fused = self.query_key_value(hidden_states)[0].unflatten(-1, (self._num_heads, 3, -1))
+        fused = self.query_key_value(hidden_states)[0].view(-1, self._num_heads, 3, self._head_dim)
         queries, keys, values = fused.unbind(2)
         out_THD = attention(
             self._layer,

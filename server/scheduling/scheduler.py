@@ -67,6 +67,7 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}
         self._running: list[Sequence] = []  # in order of admission
         self._placements: dict[str, tuple[int, ...]] = {}
+        self._unfilled: set[str] = set()
         self._passed_over: dict[int, int] = {}
         self.num_preemptions = 0
 
@@ -109,6 +110,7 @@ class Scheduler:
 
         Returns None when nothing can run.
         """
+        self._discard_unfilled()
         budget = self._settings.max_batch_tokens
         rows: list[ScheduledRow] = []
         num_preemptions = self.num_preemptions
@@ -167,11 +169,25 @@ class Scheduler:
                 updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.ERROR, error))
         return updates
 
+    def forget_placement(self, digest: str) -> None:
+        """The pages of a granted placement were not filled: let the next user ask for it again.
+
+        Sequences that pin the adapter must have been failed or finished before the next step.
+        """
+        self._unfilled.add(digest)
+
     def check_integrity(self) -> None:
         """Assert that blocks, pages and pins are held by exactly the running sequences."""
         self.blocks.check_integrity([s.block_ids for s in self._running])
         self.slots.check_integrity(count_pins(self._running))
         assert len(self._queue) + len(self._running) == len(self._sequences)
+
+    def _discard_unfilled(self) -> None:
+        for digest in self._unfilled:
+            assert all(digest not in s.adapter_pages for s in self._running), digest
+            if self.slots.pages_of(digest) is not None:
+                self.slots.discard(digest)
+        self._unfilled.clear()
 
     def _append(self, sequence: Sequence, token_id: int) -> SequenceUpdate:
         sequence.token_ids.append(token_id)

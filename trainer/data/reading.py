@@ -46,6 +46,6 @@ def _stream(source: str, builder: str, options: dict[str, Any]) -> Iterator[Mapp
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     try:
         yield from datasets.load_dataset(builder, streaming=True, **options)
-    except Exception as error:  # noqa: BLE001 - every reader of every format raises its own
+    except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"{source} can't be read: {reason[0]}") from error

@@ -65,7 +65,8 @@ def _attend_rows(
     num_rows, num_queries, num_heads, _ = queries_RQHD.shape
     length, num_kv_heads = keys_RLKD.shape[1:3]
     group = num_heads // num_kv_heads
-    queries = queries_RQHD.unflatten(2, (num_kv_heads, group)).permute(0, 2, 3, 1, 4)
+    queries = queries_RQHD.view(num_rows, num_queries, num_kv_heads, group, -1)
+    queries = queries.permute(0, 2, 3, 1, 4)
     queries = queries.reshape(num_rows, num_kv_heads, group * num_queries, -1)
     scores = (queries @ keys_RLKD.permute(0, 2, 3, 1)).float() * scale
     scores = scores.view(num_rows, num_heads, num_queries, length)
@@ -79,7 +80,8 @@ def _attend_rows(
         hidden |= distance_RQL >= sliding_window
     weights = scores.masked_fill(hidden[:, None], float("-inf")).softmax(-1)
     weights = weights.to(values_RLKD.dtype).view(num_rows, num_kv_heads, group * num_queries, -1)
-    out = (weights @ values_RLKD.permute(0, 2, 1, 3)).unflatten(2, (group, num_queries))
+    out: torch.Tensor = weights @ values_RLKD.permute(0, 2, 1, 3)
+    out = out.view(num_rows, num_kv_heads, group, num_queries, -1)
     return out.permute(0, 3, 1, 2, 4).reshape(num_rows, num_queries, num_heads, -1)
 
 

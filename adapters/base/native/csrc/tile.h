@@ -1,0 +1,79 @@
+// The one inner product kernel: NV x 16 outputs by MR rows, k in bf16 pairs, one fp32 accumulator
+// chain per output in ascending k. Projections, q.k and p.v all end here, so a row's bits are the
+// same whatever the number of rows beside it.
+#pragma once
+
+#include "simd.h"
+
+constexpr int kMaxTileRows = 12;  // 2 x 12 accumulators, 2 weights and a broadcast fit in 32 registers
+constexpr int kTileColumns = 2 * kLanes;
+
+// Weights of 16 outputs: [pairs][16] dwords. The second vector of outputs is `tile_stride` dwords on.
+struct TileWeights {
+    const uint32_t* data;
+    int64_t tile_stride;
+};
+
+// Lines to bring near while computing: one cache line is touched per k step. Hides the memory
+// latency of what the next items read behind this item's arithmetic.
+struct Prefetch {
+    const char* next = nullptr;
+    const char* end = nullptr;
+    void touch() {
+        if (next < end) {
+            __builtin_prefetch(next, 0, 2);
+            next += 64;
+        }
+    }
+};
+
+// out[m][v * 16 + lane] = sum over pairs of w . x[m]; x rows are `x_stride` dwords apart.
+template <int NV, int MR>
+static void tile_rows(TileWeights w, const uint32_t* x, int64_t x_stride, int num_pairs, float* out,
+                      int64_t out_stride, Prefetch& prefetch) {
+    F16 acc[NV][MR];
+    SY_UNROLL for (int m = 0; m < MR; ++m) {
+        SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = zero();
+    }
+    Prefetch lines = prefetch;
+    for (int p = 0; p < num_pairs; ++p) {
+        P16 weights[NV];
+        SY_UNROLL for (int v = 0; v < NV; ++v) weights[v] =
+            load_pairs(w.data + v * w.tile_stride + p * kLanes);
+        if constexpr (MR >= 4) lines.touch();
+        SY_UNROLL for (int m = 0; m < MR; ++m) {
+            const P16 pair = broadcast_pair(x[m * x_stride + p]);
+            SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
+        }
+    }
+    prefetch = lines;
+    SY_UNROLL for (int m = 0; m < MR; ++m) {
+        SY_UNROLL for (int v = 0; v < NV; ++v) store(out + m * out_stride + v * kLanes, acc[v][m]);
+    }
+}
+
+using TileFunction = void (*)(TileWeights, const uint32_t*, int64_t, int, float*, int64_t, Prefetch&);
+
+template <int NV>
+static TileFunction tile_function(int rows) {
+    static constexpr TileFunction table[kMaxTileRows] = {
+        tile_rows<NV, 1>, tile_rows<NV, 2>, tile_rows<NV, 3>,  tile_rows<NV, 4>,
+        tile_rows<NV, 5>, tile_rows<NV, 6>, tile_rows<NV, 7>,  tile_rows<NV, 8>,
+        tile_rows<NV, 9>, tile_rows<NV, 10>, tile_rows<NV, 11>, tile_rows<NV, 12>,
+    };
+    return table[rows - 1];
+}
+
+// Any number of rows, in even blocks of at most kMaxTileRows.
+static inline void tile_all_rows(int num_vectors, TileWeights w, const uint32_t* x, int64_t x_stride,
+                                 int num_rows, int num_pairs, float* out, int64_t out_stride,
+                                 Prefetch& prefetch) {
+    const int blocks = (num_rows + kMaxTileRows - 1) / kMaxTileRows;
+    for (int b = 0; b < blocks; ++b) {
+        const int begin = static_cast<int>(static_cast<int64_t>(num_rows) * b / blocks);
+        const int end = static_cast<int>(static_cast<int64_t>(num_rows) * (b + 1) / blocks);
+        const TileFunction run =
+            num_vectors == 2 ? tile_function<2>(end - begin) : tile_function<1>(end - begin);
+        run(w, x + begin * x_stride, x_stride, num_pairs, out + begin * out_stride, out_stride, prefetch);
+    }
+}

@@ -1,0 +1,214 @@
+// Packed weight layouts and the projections over them. All layouts are tiles of 16 outputs
+// ("tile16"), outputs padded with zeros to a multiple of 16; k is contiguous inside a tile, so that
+// one thread streams a tile from memory at full speed.
+//
+//   BF16  [n/16][k/2][16 lanes] dwords: lane j of a line is outputs[j] at (k, k+1).
+//   NF4   [n/16][k/64][8 lines][16 lanes] dwords; line l holds k = 8l .. 8l+7 of the block. Nibble
+//         i (from the low end) of lane j is output 8 * (i % 2) + j / 2 at k = 8l + 2 * (i / 2) + j % 2:
+//         just the order in which two table lookups concatenate to bf16 pairs. absmax is
+//         [n/16][k/64][16] fp32.
+//   INT8  [n/16][k/4][16 lanes] dwords; byte i of lane j is output 8 * (i % 2) + j / 2 at
+//         k = 4 * line + 2 * (i / 2) + j % 2. One fp32 scale per output, applied to the sum.
+#pragma once
+
+#include "abi.h"
+#include "tile.h"
+
+constexpr int kBlock = 64;  // weights per absmax
+constexpr int kBlockPairs = kBlock / 2;
+// Up to this many rows weights go from registers straight into the dot products; above it a tile is
+// unpacked once into cache and read by every block of rows.
+constexpr int kMaxFusedRows = 4;
+
+static inline int64_t tile_dwords(const SyWeight& w) {
+    switch (w.kind) {
+        case SY_NF4: return static_cast<int64_t>(w.k) * 2;
+        case SY_INT8: return static_cast<int64_t>(w.k) * 4;
+        default: return static_cast<int64_t>(w.k) * 8;
+    }
+}
+static inline int num_tiles16(const SyWeight& w) { return (w.n + kLanes - 1) / kLanes; }
+static inline int num_tiles32(const SyWeight& w) { return (w.n + 2 * kLanes - 1) / (2 * kLanes); }
+static inline const uint32_t* tile16(const SyWeight& w, int64_t tile) {
+    return static_cast<const uint32_t*>(w.data) + tile * tile_dwords(w);
+}
+
+// Where a tile16 of packed codes gives its weights, four pairs (8 k) at a time for NF4 and two for
+// INT8, in ascending k.
+struct Nf4Source {
+    static constexpr int kPairsPerLine = 4;
+    const uint32_t* codes;
+    const float* absmax;
+    CodeTable table;
+    F16 low_scale, high_scale;
+    Nf4Source(const SyWeight& w, int64_t tile)
+        : codes(tile16(w, tile)), absmax(w.scales + tile * (w.k / 4)), table(w.code),
+          low_scale(zero()), high_scale(zero()) {}
+    static int lines(int k) { return k / 8; }
+    void begin_line(int line) {
+        if (line % 8 == 0) {
+            const F16 scale = load(absmax + 2 * line);
+            low_scale = duplicate_low(scale);
+            high_scale = duplicate_high(scale);
+        }
+    }
+    P16 load_line(int line) const { return load_pairs(codes + line * kLanes); }
+    template <int kPair>
+    P16 pair(P16 line) const {
+        return round_pairs(mul(table.lookup<8 * kPair>(line), low_scale),
+                           mul(table.lookup<8 * kPair + 4>(line), high_scale));
+    }
+};
+
+struct Int8Source {
+    static constexpr int kPairsPerLine = 2;
+    const uint32_t* codes;
+    Int8Source(const SyWeight& w, int64_t tile) : codes(tile16(w, tile)) {}
+    static int lines(int k) { return k / 4; }
+    void begin_line(int) {}
+    P16 load_line(int line) const { return load_pairs(codes + line * kLanes); }
+    template <int kPair>
+    P16 pair(P16 line) const {
+        return round_pairs(signed_byte<2 * kPair>(line), signed_byte<2 * kPair + 1>(line));
+    }
+};
+
+// One tile16 as bf16 pairs [k/2][16].
+template <typename Source>
+static void unpack_tile(const SyWeight& w, int64_t tile, uint32_t* out) {
+    Source source(w, tile);
+    const int lines = Source::lines(w.k);
+    for (int line = 0; line < lines; ++line) {
+        source.begin_line(line);
+        const P16 codes = source.load_line(line);
+        uint32_t* to = out + line * Source::kPairsPerLine * kLanes;
+        store_pairs(to, source.template pair<0>(codes));
+        store_pairs(to + kLanes, source.template pair<1>(codes));
+        if constexpr (Source::kPairsPerLine == 4) {
+            store_pairs(to + 2 * kLanes, source.template pair<2>(codes));
+            store_pairs(to + 3 * kLanes, source.template pair<3>(codes));
+        }
+    }
+}
+
+template <int kPair, typename Source, int NV, int MR>
+static inline void fused_pair(const Source (&sources)[NV], const P16 (&codes)[NV], const uint32_t* x,
+                              int64_t x_stride, F16 (&acc)[NV][MR]) {
+    P16 weights[NV];
+    SY_UNROLL for (int v = 0; v < NV; ++v) weights[v] = sources[v].template pair<kPair>(codes[v]);
+    SY_UNROLL for (int m = 0; m < MR; ++m) {
+        const P16 pair = broadcast_pair(x[m * x_stride + kPair]);
+        SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
+    }
+}
+
+// The same sums as tile_rows, in the same order, without the unpacked copy.
+template <typename Source, int MR>
+static void fused_rows(const SyWeight& w, int64_t tile, const uint32_t* x, int64_t x_stride, float* out,
+                       int64_t out_stride) {
+    constexpr int NV = 2;
+    Source sources[NV] = {Source(w, tile), Source(w, tile + 1)};
+    F16 acc[NV][MR];
+    SY_UNROLL for (int m = 0; m < MR; ++m) acc[0][m] = acc[1][m] = zero();
+    const int lines = Source::lines(w.k);
+    for (int line = 0; line < lines; ++line) {
+        P16 codes[NV];
+        SY_UNROLL for (int v = 0; v < NV; ++v) {
+            sources[v].begin_line(line);
+            codes[v] = sources[v].load_line(line);
+            __builtin_prefetch(sources[v].codes + (line + 24) * kLanes, 0, 3);
+        }
+        const uint32_t* xs = x + line * Source::kPairsPerLine;
+        fused_pair<0>(sources, codes, xs, x_stride, acc);
+        fused_pair<1>(sources, codes, xs, x_stride, acc);
+        if constexpr (Source::kPairsPerLine == 4) {
+            fused_pair<2>(sources, codes, xs, x_stride, acc);
+            fused_pair<3>(sources, codes, xs, x_stride, acc);
+        }
+    }
+    SY_UNROLL for (int m = 0; m < MR; ++m) {
+        SY_UNROLL for (int v = 0; v < NV; ++v) store(out + m * out_stride + v * kLanes, acc[v][m]);
+    }
+}
+
+template <typename Source>
+static void coded_tile(const SyWeight& w, int tile, int num_vectors, const uint32_t* x, int64_t x_stride,
+                       int num_rows, float* out, int64_t out_stride, uint32_t* scratch,
+                       Prefetch& prefetch) {
+    if (num_rows <= kMaxFusedRows && num_vectors == 2) {
+        switch (num_rows) {
+            case 1: return fused_rows<Source, 1>(w, tile, x, x_stride, out, out_stride);
+            case 2: return fused_rows<Source, 2>(w, tile, x, x_stride, out, out_stride);
+            case 3: return fused_rows<Source, 3>(w, tile, x, x_stride, out, out_stride);
+            default: return fused_rows<Source, 4>(w, tile, x, x_stride, out, out_stride);
+        }
+    }
+    const int64_t stride = static_cast<int64_t>(w.k) * 8;
+    for (int v = 0; v < num_vectors; ++v) unpack_tile<Source>(w, tile + v, scratch + v * stride);
+    tile_all_rows(num_vectors, {scratch, stride}, x, x_stride, num_rows, w.k / 2, out, out_stride,
+                  prefetch);
+}
+
+// Bytes of thread scratch that linear_tile needs.
+static inline size_t linear_scratch_bytes(const SyWeight& w) {
+    return w.kind == SY_BF16 ? 0 : static_cast<size_t>(w.k) * 64;
+}
+
+// Outputs 32 * tile32 .. + 31 of x . w^T for all rows, fp32. Writes whole vectors of 16 columns, so
+// `out` rows must have room up to n rounded up to 16.
+static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x, int64_t x_stride,
+                               int num_rows, float* out, int64_t out_stride, uint8_t* scratch,
+                               Prefetch& prefetch) {
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
+    const int64_t pair_stride = x_stride / 2;
+    const int tile = 2 * tile32;
+    const int num_vectors = num_tiles16(w) - tile >= 2 ? 2 : 1;
+    float* to = out + static_cast<int64_t>(tile) * kLanes;
+    uint32_t* room = reinterpret_cast<uint32_t*>(scratch);
+    if (w.kind == SY_NF4) {
+        coded_tile<Nf4Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, to, out_stride, room,
+                              prefetch);
+    } else if (w.kind == SY_INT8) {
+        coded_tile<Int8Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, to, out_stride, room,
+                               prefetch);
+        for (int v = 0; v < num_vectors; ++v) {
+            const int column = (tile + v) * kLanes;
+            const F16 scale = load_n(w.scales + column, w.n - column < 16 ? w.n - column : 16);
+            for (int m = 0; m < num_rows; ++m) {
+                float* p = to + m * out_stride + v * kLanes;
+                store(p, mul(load(p), scale));
+            }
+        }
+    } else {
+        tile_all_rows(num_vectors, {tile16(w, tile), tile_dwords(w)}, pairs, pair_stride, num_rows,
+                      w.k / 2, to, out_stride, prefetch);
+    }
+}
+
+// One row of the matrix (an embedding), fp32.
+static inline void weight_row(const SyWeight& w, int64_t row, float* out) {
+    const int64_t tile = row / kLanes;
+    const int lane = static_cast<int>(row % kLanes);
+    if (w.kind == SY_ROWS_BF16) {
+        const uint16_t* from = static_cast<const uint16_t*>(w.data) + row * w.k;
+        for (int k = 0; k < w.k; ++k) out[k] = bf16_to_float(from[k]);
+        return;
+    }
+    const uint32_t* words = tile16(w, tile);
+    for (int k = 0; k < w.k; ++k) {
+        const int column = 2 * (lane % 8) + k % 2;
+        if (w.kind == SY_BF16) {
+            const uint32_t pair = words[static_cast<int64_t>(k / 2) * kLanes + lane];
+            out[k] = bf16_to_float(static_cast<uint16_t>(k % 2 ? pair >> 16 : pair));
+        } else if (w.kind == SY_INT8) {
+            const int byte = 2 * (k % 4 / 2) + lane / 8;
+            const uint32_t word = words[static_cast<int64_t>(k / 4) * kLanes + column];
+            out[k] = static_cast<float>(static_cast<int8_t>(word >> (8 * byte))) * w.scales[row];
+        } else {
+            const int nibble = 2 * (k % 8 / 2) + lane / 8;
+            const uint32_t word = words[static_cast<int64_t>(k / 8) * kLanes + column];
+            const float scale = w.scales[tile * (w.k / 4) + k / kBlock * kLanes + lane];
+            out[k] = bf16_to_float(float_to_bf16(w.code[(word >> (4 * nibble)) & 15u] * scale));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+"""Measurements against a running server. Nothing here is imported by the product."""

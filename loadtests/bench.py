@@ -1,0 +1,211 @@
+"""`make bench`: closed-loop streaming clients over distinct adapters, beside PEFT's mixed batch.
+
+python -m loadtests.bench [--quick] [--json FILE] [--url URL --model NAME ...] [--no-peft]
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtests.closed_loop import AnswerShape, ClosedLoop
+from loadtests.report import (
+    CELL_HEADER,
+    CellResult,
+    cell_row,
+    format_memory,
+    format_table,
+    parse_memory,
+)
+from loadtests.server_process import base_model_id, get, running_server
+
+NUM_CLIENTS = (1, 8, 32)
+NUM_ADAPTERS = (0, 1, 8, 32)
+TARGET_RATIO = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. `num_requests_each` has one entry per entry of `num_clients`."""
+
+    base: str
+    num_clients: tuple[int, ...]
+    num_adapters: tuple[int, ...]
+    num_requests_each: tuple[int, ...]
+    rank: int
+    shape: AnswerShape
+    server_args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMeasurement:
+    """The cells of one server and its memory by (device, component); foreign ones show none."""
+
+    cells: tuple[CellResult, ...]
+    memory: dict[tuple[str, str], int]
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.bench",
+        description="Tokens/s, time to first token and inter-token time of streaming clients over "
+        "distinct random adapters, then PEFT's own mixed batch in process.",
+    )
+    parser.add_argument("--base", default="embedded:smollm2-135m-instruct", metavar="REF")
+    parser.add_argument("--rank", type=int, default=16, help="of each adapter (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="per answer (%(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="only 1 and 32 clients, 0 and 32 adapters, one round"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
+    parser.add_argument(
+        "--url", action="append", default=[], metavar="URL",
+        help="also measure this OpenAI-compatible server (without /v1); may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME",
+        help="models to take turns with on --url; default: the first that it lists",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-ignore-eos", action="store_true",
+        help="don't send ignore_eos (for a --url that refuses it); answers may then be shorter",
+    )  # fmt: skip
+    parser.add_argument(
+        "--own", action=argparse.BooleanOptionalAction, default=True, help="measure our server"
+    )
+    parser.add_argument(
+        "--peft", action=argparse.BooleanOptionalAction, default=True, help="measure PEFT after it"
+    )
+    parser.add_argument(
+        "--server-arg", action="append", default=[], metavar="ARG",
+        help="passed on to our server, e.g. --server-arg=--device=cuda",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """The grid that the command line asks for."""
+    quick = bool(arguments.quick)
+    return Plan(
+        base=arguments.base,
+        num_clients=(1, 32) if quick else NUM_CLIENTS,
+        num_adapters=(0, 32) if quick else NUM_ADAPTERS,
+        num_requests_each=(1, 1) if quick else (4, 3, 3),
+        rank=arguments.rank,
+        shape=AnswerShape(arguments.tokens, not arguments.no_ignore_eos),
+        server_args=tuple(arguments.server_arg),
+    )
+
+
+async def measure_own(plan: Plan, store: Path, scratch: Path) -> ServerMeasurement:
+    """Start our server over `store`, run the grid, read its memory, stop it."""
+    async with running_server(plan.base, store, scratch / "server.log", plan.server_args) as url:
+        base_id = await base_model_id(url)
+        names = [f"bench-{index:02d}" for index in range(max(plan.num_adapters))]
+        loop = ClosedLoop("switchyard", url, plan.shape)
+        await loop.warm_up([base_id, *names], max(plan.num_clients))
+        cells: list[CellResult] = []
+        for num_adapters in plan.num_adapters:
+            models = names[:num_adapters] or [base_id]
+            cells += await _measure_widths(loop, models, num_adapters, plan)
+        status, page = await get(url, "/metrics")
+        return ServerMeasurement(tuple(cells), parse_memory(page) if status == 200 else {})
+
+
+async def measure_foreign(plan: Plan, url: str, models: Sequence[str]) -> ServerMeasurement:
+    """The client widths against a server that is running already, over the given models."""
+    names = list(models) or [await base_model_id(url)]
+    loop = ClosedLoop(url, url, plan.shape)
+    await loop.warm_up(names, max(plan.num_clients))
+    num_adapters = len(models) if len(models) > 1 else 0
+    return ServerMeasurement(tuple(await _measure_widths(loop, names, num_adapters, plan)), {})
+
+
+async def _measure_widths(
+    loop: ClosedLoop, models: Sequence[str], num_adapters: int, plan: Plan
+) -> list[CellResult]:
+    cells: list[CellResult] = []
+    for num_clients, num_each in zip(plan.num_clients, plan.num_requests_each, strict=True):
+        cell = await loop.measure(models, num_clients, num_each, num_adapters)
+        print("  " + "  ".join(cell_row(cell)), flush=True)
+        cells.append(cell)
+    return cells
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write the JSON. Returns the exit status."""
+    arguments = parse_arguments(argv)
+    plan = make_plan(arguments)
+    with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as name:
+        scratch = Path(name)
+        report = _run(arguments, plan, scratch)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"\nwritten to {arguments.json}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, object]:
+    from loadtests.adapters_factory import fill_store
+
+    print(f"{os.cpu_count()} CPU cores; {plan.base}; rank {plan.rank} on all linears; "
+          f"{plan.shape.num_tokens} tokens an answer, greedy", flush=True)  # fmt: skip
+    folders: dict[str, Path] = {}
+    if arguments.own or arguments.peft:
+        store = scratch / "store"
+        folders = fill_store(
+            store, scratch / "adapters", plan.base, max(plan.num_adapters), plan.rank
+        )
+    cells: list[CellResult] = []
+    memory: dict[tuple[str, str], int] = {}
+    if arguments.own:
+        own = asyncio.run(measure_own(plan, store, scratch))
+        cells += own.cells
+        memory = own.memory
+    for url in arguments.url:
+        cells += asyncio.run(measure_foreign(plan, url, arguments.model)).cells
+    print("\n" + format_table(CELL_HEADER, [cell_row(cell) for cell in cells]))
+    print("client CPU is the benchmark's own share of one core; it runs on the same machine.")
+    if memory:
+        print("\nmemory of our server\n" + format_memory(memory))
+    return {
+        "plan": dataclasses.asdict(plan),
+        "cells": [dataclasses.asdict(cell) for cell in cells],
+        "memory_bytes": {f"{device}/{part}": size for (device, part), size in memory.items()},
+        "peft": _compare_with_peft(plan, folders, cells) if arguments.peft else None,
+    }
+
+
+def _compare_with_peft(
+    plan: Plan, folders: dict[str, Path], cells: Sequence[CellResult]
+) -> dict[str, object]:
+    from loadtests.peft_baseline import measure_peft
+
+    num_rows = max(plan.num_clients)
+    print(f"\nPEFT mixed batch, {num_rows} rows over {len(folders)} adapters", flush=True)
+    results = measure_peft(plan.base, folders, num_rows, plan.shape.num_tokens)
+    for result in results:
+        print(f"  {result.setting}: {result.tokens_per_second:.1f} tokens/s")
+    best = results[0].tokens_per_second
+    ours = [
+        cell.tokens_per_second
+        for cell in cells
+        if (cell.server, cell.num_clients, cell.num_adapters)
+        == ("switchyard", num_rows, len(folders))
+    ]
+    ratio = ours[0] / best if ours else None
+    if ratio is not None:
+        print(f"  switchyard / PEFT at its best: {ours[0]:.1f} / {best:.1f} = {ratio:.1f}x "
+              f"(target {TARGET_RATIO:.0f}x)")  # fmt: skip
+    settings = {result.setting: result.tokens_per_second for result in results}
+    return {"tokens_per_second": settings, "ratio": ratio}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""Our own server as a child process, for as long as a measurement takes."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from loadtests.http_client import HttpClientError, HttpConnection
+
+_START_LIMIT_SECONDS = 300.0
+_STOP_LIMIT_SECONDS = 20.0
+
+
+class ServerStartError(Exception):
+    """The server ended or wasn't ready in time; the message holds the end of its log."""
+
+
+@asynccontextmanager
+async def running_server(
+    base: str, store: Path, log_file: Path, extra_args: Sequence[str] = ()
+) -> AsyncIterator[str]:
+    """Start `server` on a free port, yield its URL once ready, stop it afterwards.
+
+    Raises `ServerStartError`. The log goes to `log_file`.
+    """
+    port = _free_port()
+    command = [
+        str(Path(sys.executable).parent / "server"),
+        *("--base", base, "--store", str(store), "--host", "127.0.0.1", "--port", str(port)),
+        *extra_args,
+    ]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; nothing else runs yet
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            await _wait_until_ready(url, process, log_file)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def base_model_id(url: str) -> str:
+    """The id of the first model that a server lists: the base, on ours and on vLLM.
+
+    Raises `HttpClientError` when it lists none.
+    """
+    status, text = await get(url, "/v1/models")
+    models = json.loads(text).get("data") if status == 200 else None
+    if not models:
+        raise HttpClientError(f"{url}/v1/models lists no model (status {status}): name one")
+    return str(models[0]["id"])
+
+
+async def get(url: str, path: str) -> tuple[int, str]:
+    """Status and text of one GET."""
+    connection = HttpConnection(url)
+    try:
+        return await connection.get(path)
+    finally:
+        connection.close()
+
+
+async def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _START_LIMIT_SECONDS
+    while process.poll() is None and loop.time() < deadline:
+        try:
+            status, _ = await get(url, "/health/ready")
+        except HttpClientError:
+            status = 0
+        if status == 200:
+            return
+        await asyncio.sleep(0.1)
+    code = process.poll()
+    why = "not ready in time" if code is None else f"gone with exit status {code}"
+    raise ServerStartError(f"the server is {why}. The end of its log:\n{_tail(log_file)}")
+
+
+def _tail(log_file: Path) -> str:
+    return "\n".join(log_file.read_text(errors="replace").splitlines()[-30:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

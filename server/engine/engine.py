@@ -1,0 +1,244 @@
+"""The engine as the api sees it: requests in, streams of text out."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from server.core.errors import (
+    AdapterTooLargeError,
+    EngineDeadError,
+    OverloadedError,
+    PromptTooLongError,
+)
+from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner, TokenStream
+from server.core.request import FinishReason, GenerationDelta, GenerationRequest
+from server.core.settings import PAGE_RANK, SchedulerSettings
+from server.engine.host_cache import HostAdapterCache
+from server.engine.metrics import EngineMetrics
+from server.engine.step_loop import Finish, StepLoop, Stop, Submit
+from server.engine.stop import StopMatcher
+from server.scheduling.scheduler import Scheduler, SequenceUpdate
+from server.scheduling.sequence import Sequence as ScheduledSequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Choice:
+    """One sequence in flight, as the event loop keeps it."""
+
+    index: int
+    text: TokenStream
+    stop: StopMatcher
+    request: "_InFlight"
+    last_token_at: float | None = None
+
+
+@dataclass
+class _InFlight:
+    """One accepted request until its caller has everything."""
+
+    label: str
+    accepted_at: float
+    deltas: asyncio.Queue[GenerationDelta] = field(default_factory=asyncio.Queue)
+    open_choices: int = 0
+
+
+class Engine:
+    """Implements `core.ports.GenerationEngine`. Lives on one event loop; `start` it there."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        tokenizer: ChatTokenizer,
+        host_cache: HostAdapterCache,
+        *,
+        settings: SchedulerSettings,
+        metrics: EngineMetrics,
+        device: str,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._host_cache = host_cache
+        self._settings = settings
+        self._metrics = metrics
+        self._runner = runner
+        self._device = device
+        self._steps = StepLoop(
+            scheduler, runner, deliver=self._deliver_soon, metrics=metrics, device=device
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._choices: dict[int, _Choice] = {}
+        self._ids = itertools.count()
+        self._num_accepted = 0
+        metrics.slots_total.set(settings.num_adapter_pages)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._steps.is_alive
+
+    def start(self) -> None:
+        """Start stepping. Call it on the event loop that will call `generate`."""
+        self._loop = asyncio.get_running_loop()
+        self._steps.start()
+
+    async def stop(self) -> None:
+        """Abort what runs, end the step thread, free host memory."""
+        self._steps.send(Stop())
+        await asyncio.to_thread(self._steps.join)
+        self._host_cache.close()
+
+    def refresh_memory_metrics(self) -> None:
+        """Bring the memory gauges up to date (before a scrape)."""
+        self._metrics.set_memory(self._device, self._runner.memory_bytes())
+        self._metrics.set_memory("cpu", {"adapter_host_cache": self._host_cache.num_bytes})
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:
+        """See `core.ports.GenerationEngine.generate`."""
+        self._check(request)
+        self._num_accepted += request.num_choices
+        started: list[int] = []
+        try:
+            in_flight = _InFlight(request.stack.label, time.perf_counter())
+            adapters = await self._load(request)
+            started = self._submit(request, adapters, in_flight)
+            while in_flight.open_choices:
+                delta = await in_flight.deltas.get()
+                if delta.finish_reason is not None:
+                    in_flight.open_choices -= 1
+                yield delta
+        finally:
+            self._num_accepted -= request.num_choices
+            for sequence_id in started:
+                if self._choices.pop(sequence_id, None) is not None:
+                    self._steps.send(Finish(sequence_id, FinishReason.ABORT))
+
+    def _check(self, request: GenerationRequest) -> None:
+        if not self._steps.is_alive:
+            raise EngineDeadError("the engine isn't running")
+        num_prompt, window = len(request.prompt_token_ids), self._settings.max_model_len
+        if num_prompt + 1 > window:
+            raise PromptTooLongError(
+                f"the prompt has {num_prompt} tokens; this model's window is {window} tokens, "
+                "prompt and answer together. Shorten the prompt",
+                "messages",
+            )
+        needed = 0
+        for member in request.stack.members:
+            rank = member.adapter.rank
+            if rank > self._settings.max_lora_rank:
+                raise AdapterTooLargeError(
+                    f"adapter {member.adapter.label} has rank {rank}; this server takes up to "
+                    f"{self._settings.max_lora_rank} (setting max_lora_rank)",
+                    "model",
+                )
+            needed += -(-rank // PAGE_RANK)
+        if needed > self._settings.num_adapter_pages:
+            raise AdapterTooLargeError(
+                f"this stack needs {needed} adapter pages; the bank has "
+                f"{self._settings.num_adapter_pages} (setting adapter_bank_pages)",
+                "model",
+            )
+        limit = self._settings.max_waiting + self._settings.max_num_sequences
+        if self._num_accepted + request.num_choices > limit:
+            raise OverloadedError(
+                f"{self._num_accepted} sequences are running or waiting, of at most {limit}"
+            )
+
+    async def _load(self, request: GenerationRequest) -> tuple[HostAdapter, ...]:
+        if not request.stack.members:
+            return ()
+        loads = [self._host_cache.get(member.adapter) for member in request.stack.members]
+        return tuple(await asyncio.gather(*loads))
+
+    def _submit(
+        self,
+        request: GenerationRequest,
+        adapters: tuple[HostAdapter, ...],
+        in_flight: _InFlight,
+    ) -> list[int]:
+        sampling = request.sampling
+        seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+        started = []
+        for index in range(request.num_choices):
+            sequence_id = next(self._ids)
+            sequence = ScheduledSequence(
+                sequence_id,
+                request.prompt_token_ids,
+                sampling,
+                request.stack,
+                seed=seed + index,
+                max_len=self._settings.max_model_len,
+            )
+            self._choices[sequence_id] = _Choice(
+                index, self._tokenizer.stream(), StopMatcher(sampling.stop), in_flight
+            )
+            in_flight.open_choices += 1
+            started.append(sequence_id)
+            self._steps.send(Submit(sequence, adapters))
+        label = self._metrics.adapter_label(request.stack.label)
+        self._metrics.prompt_tokens.labels(label).inc(len(request.prompt_token_ids))
+        return started
+
+    def _deliver_soon(self, updates: Sequence[SequenceUpdate]) -> None:
+        """On the step thread: hand a step's updates to the event loop, all at once."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, updates)
+        except RuntimeError:
+            logger.debug("the event loop is closed; %d updates dropped", len(updates))
+
+    def _deliver(self, updates: Sequence[SequenceUpdate]) -> None:
+        now = time.perf_counter()
+        for update in updates:
+            choice = self._choices.get(update.sequence_id)
+            if choice is None:
+                continue
+            try:
+                delta = self._delta(choice, update, now)
+            except Exception:  # the boundary: one request's text must not stop the others'
+                logger.exception("sequence %d can't be detokenised", update.sequence_id)
+                delta = GenerationDelta(
+                    choice.index, "", 0, FinishReason.ERROR, "its text can't be decoded"
+                )
+                self._steps.send(Finish(update.sequence_id, FinishReason.ERROR))
+            if delta.finish_reason is not None:
+                del self._choices[update.sequence_id]
+                self._observe_end(choice, delta.finish_reason, now)
+            choice.request.deltas.put_nowait(delta)
+
+    def _delta(self, choice: _Choice, update: SequenceUpdate, now: float) -> GenerationDelta:
+        reason, text, stopped = update.finish_reason, "", False
+        if update.token_id is not None:
+            self._observe_token(choice, now)
+            # The end-of-turn token has no text; `skip_special_tokens` sees to it.
+            text, stopped = choice.stop.push(choice.text.push(update.token_id))
+        if stopped:
+            if reason is None:
+                self._steps.send(Finish(update.sequence_id, FinishReason.STOP))
+            reason = FinishReason.STOP
+        elif reason is not None:
+            rest, stopped = choice.stop.push(choice.text.flush())
+            text += rest if stopped else rest + choice.stop.flush()
+            reason = FinishReason.STOP if stopped else reason
+        num_tokens = 1 if update.token_id is not None else 0
+        return GenerationDelta(choice.index, text, num_tokens, reason, update.error)
+
+    def _observe_token(self, choice: _Choice, now: float) -> None:
+        label = self._metrics.adapter_label(choice.request.label)
+        if choice.last_token_at is None:
+            ttft = now - choice.request.accepted_at
+            self._metrics.time_to_first_token.labels(label).observe(ttft)
+        else:
+            self._metrics.inter_token_latency.observe(now - choice.last_token_at)
+        choice.last_token_at = now
+        self._metrics.generation_tokens.labels(label).inc()
+
+    def _observe_end(self, choice: _Choice, reason: FinishReason, now: float) -> None:
+        label = self._metrics.adapter_label(choice.request.label)
+        self._metrics.requests.labels(label, reason.value).inc()
+        self._metrics.e2e_latency.observe(now - choice.request.accepted_at)

@@ -1,0 +1,79 @@
+"""What Prometheus sees of the engine. Names and labels are those of the public contract."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_PREFIX = "switchyard_"
+_MAX_ADAPTER_LABELS = 200
+_LATENCY_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+_COUNT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class EngineMetrics:
+    """Registers and holds the engine's series on `registry` (no global registry)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(_PREFIX + name, text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(_PREFIX + name, text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, *labels: str, buckets: Iterable[float] = _LATENCY_BUCKETS
+        ) -> Histogram:
+            return Histogram(
+                _PREFIX + name, text, labels, registry=registry, buckets=tuple(buckets)
+            )
+
+        self.num_running = gauge("num_requests_running", "Sequences in the batch")
+        self.num_waiting = gauge("num_requests_waiting", "Sequences in the queue")
+        self.kv_usage = gauge("kv_cache_usage_ratio", "Held KV blocks over all KV blocks")
+        self.memory = gauge("memory_bytes", "Bytes by component", "device", "component")
+        self.slots_used = gauge("adapter_slots_used", "Adapter pages in use")
+        self.slots_total = gauge("adapter_slots_total", "Adapter pages in the bank")
+        self.backend_info = gauge("kernel_backend_info", "1 for the backend in use", "backend")
+        self.prompt_tokens = counter("prompt_tokens_total", "Prompt tokens", "adapter")
+        self.generation_tokens = counter("generation_tokens_total", "Drawn tokens", "adapter")
+        self.requests = counter("requests_total", "Finished sequences", "adapter", "finish_reason")
+        self.prefix_queries = counter("prefix_cache_queries_total", "Full prompt blocks looked up")
+        self.prefix_hits = counter("prefix_cache_hits_total", "Prompt blocks found")
+        self.preemptions = counter("preemptions_total", "Sequences put back into the queue")
+        self.adapter_loads = counter("adapter_loads_total", "Adapters read from disk", "result")
+        self.adapter_cache_hits = counter("adapter_cache_hits_total", "Found in host memory")
+        self.adapter_cache_misses = counter("adapter_cache_misses_total", "Not in host memory")
+        self.adapter_cache_evictions = counter("adapter_cache_evictions_total", "Host evictions")
+        self.time_to_first_token = histogram(
+            "time_to_first_token_seconds", "From acceptance to the first token", "adapter"
+        )
+        self.inter_token_latency = histogram(
+            "inter_token_latency_seconds", "Between two tokens of a sequence"
+        )
+        self.e2e_latency = histogram("e2e_request_latency_seconds", "From acceptance to the end")
+        self.queue_time = histogram("request_queue_time_seconds", "Until the first step")
+        self.adapter_load_seconds = histogram("adapter_load_seconds", "Disk to host memory")
+        self.step_seconds = histogram("step_seconds", "One forward with sampling")
+        self.prefill_seconds = histogram("prefill_seconds", "Steps that hold a prefill chunk")
+        self.decode_seconds = histogram("decode_seconds", "Steps that only decode")
+        self.batch_size = histogram("batch_size", "Rows of a step", buckets=_COUNT_BUCKETS)
+        self.adapters_per_step = histogram(
+            "adapters_per_step", "Distinct adapters of a step", buckets=(0, *_COUNT_BUCKETS)
+        )
+        self._adapter_labels: set[str] = set()
+
+    def adapter_label(self, label: str) -> str:
+        """`label`, or `other` once there are too many distinct ones."""
+        if label in self._adapter_labels:
+            return label
+        if len(self._adapter_labels) >= _MAX_ADAPTER_LABELS:
+            return "other"
+        self._adapter_labels.add(label)
+        return label
+
+    def set_memory(self, device: str, components: Mapping[str, int]) -> None:
+        """Replace the gauges of the components given."""
+        for component, num_bytes in components.items():
+            self.memory.labels(device, component).set(num_bytes)

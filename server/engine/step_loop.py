@@ -1,0 +1,192 @@
+"""The step loop: a thread of its own that schedules, runs and records, one step after another."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from server.core.batch import ScheduledBatch
+from server.core.ports import HostAdapter, ModelRunner
+from server.core.request import FinishReason
+from server.engine.metrics import EngineMetrics
+from server.scheduling.scheduler import Scheduler, SequenceUpdate, StepPlan
+from server.scheduling.sequence import Sequence as ScheduledSequence
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[SequenceUpdate]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Take over a sequence, with its adapters in host memory."""
+
+    sequence: ScheduledSequence
+    adapters: tuple[HostAdapter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End a sequence now: its caller went away, or its text reached a stop string."""
+
+    sequence_id: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the loop; what is still running is aborted."""
+
+
+Command = Submit | Finish | Stop
+
+
+class StepLoop:
+    """Owns the scheduler while it runs. Talk to it through `send`; it answers through `deliver`.
+
+    `deliver` is called on the step thread with the updates of one step. When the loop dies, every
+    sequence it still has is reported as failed, and `is_alive` turns false.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        *,
+        deliver: Deliver,
+        metrics: EngineMetrics,
+        device: str,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._deliver = deliver
+        self._metrics = metrics
+        self._device = device
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._adapters_of: dict[int, tuple[HostAdapter, ...]] = {}
+        self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
+        self._is_alive = False
+        self._counted = (0, 0, 0)
+        self._submitted_at: dict[int, float] = {}
+
+    @property
+    def is_alive(self) -> bool:
+        return self._is_alive
+
+    def start(self) -> None:
+        self._is_alive = True
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        """Hand over a command; it takes effect before the next step."""
+        self._inbox.put(command)
+
+    def join(self) -> None:
+        """Wait for the loop's end (after a `Stop`)."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                self._step()
+        except Exception:
+            logger.exception("the step loop died")
+        finally:
+            self._is_alive = False
+            self._abandon("the engine stopped")
+
+    def _take_commands(self) -> bool:
+        """Obey all waiting commands, blocking while there is nothing to run; False to end."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self._scheduler.has_work)
+            except queue.Empty:
+                return True
+            match command:
+                case Submit(sequence, adapters):
+                    self._adapters_of[sequence.sequence_id] = adapters
+                    self._submitted_at[sequence.sequence_id] = time.perf_counter()
+                    self._scheduler.add(sequence)
+                case Finish(sequence_id, reason):
+                    if self._scheduler.finish(sequence_id, reason):
+                        self._publish([SequenceUpdate(sequence_id, None, reason)])
+                case Stop():
+                    return False
+
+    def _step(self) -> None:
+        plan = self._scheduler.schedule()
+        if plan is None:
+            # Nothing fits although something waits: only possible while others hold what it needs.
+            raise RuntimeError("the scheduler has work but can't run any of it")
+        start = time.perf_counter()
+        self._observe_queue(plan.batch, start)
+        try:
+            self._place(plan)
+            output = self._runner.execute(plan.batch)
+        except Exception as error:  # the boundary: a failed step is its requests' failure only
+            logger.exception("a step over %d rows failed", len(plan.batch.rows))
+            for placement in plan.placements:
+                self._scheduler.forget_placement(placement.digest)
+            updates = self._scheduler.fail_batch(plan.batch, f"the step failed: {error}")
+        else:
+            updates = self._scheduler.update(plan.batch, output)
+        self._observe(plan.batch, time.perf_counter() - start)
+        self._publish(updates)
+
+    def _place(self, plan: StepPlan) -> None:
+        if not plan.placements:
+            return
+        held = {a.digest: a for adapters in self._adapters_of.values() for a in adapters}
+        for placement in plan.placements:
+            adapter = held.get(placement.digest)
+            if adapter is None:
+                # Its only user went away in the meantime, so nobody reads these pages.
+                self._scheduler.forget_placement(placement.digest)
+            else:
+                self._runner.place_adapter(placement.pages, adapter)
+
+    def _publish(self, updates: Sequence[SequenceUpdate]) -> None:
+        for update in updates:
+            if update.finish_reason is not None:
+                self._adapters_of.pop(update.sequence_id, None)
+                self._submitted_at.pop(update.sequence_id, None)
+        if updates:
+            self._deliver(updates)
+
+    def _abandon(self, reason: str) -> None:
+        remaining = list(self._adapters_of)
+        self._adapters_of.clear()
+        updates = [SequenceUpdate(i, None, FinishReason.ERROR, reason) for i in remaining]
+        if updates:
+            self._deliver(updates)
+
+    def _observe_queue(self, batch: ScheduledBatch, now: float) -> None:
+        if not self._submitted_at:
+            return
+        for row in batch.rows:
+            if (submitted := self._submitted_at.pop(row.sequence_id, None)) is not None:
+                self._metrics.queue_time.observe(now - submitted)
+
+    def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+        metrics, scheduler = self._metrics, self._scheduler
+        metrics.step_seconds.observe(seconds)
+        is_decode = batch.num_tokens == len(batch.rows)
+        (metrics.decode_seconds if is_decode else metrics.prefill_seconds).observe(seconds)
+        metrics.batch_size.observe(len(batch.rows))
+        metrics.adapters_per_step.observe(scheduler.slots.num_pinned)
+        metrics.num_running.set(scheduler.num_running)
+        metrics.num_waiting.set(scheduler.num_waiting)
+        metrics.kv_usage.set(scheduler.blocks.num_held / scheduler.blocks.num_blocks)
+        metrics.slots_used.set(scheduler.slots.num_used_pages)
+        counted = (
+            scheduler.blocks.num_prefix_queries,
+            scheduler.blocks.num_prefix_hits,
+            scheduler.num_preemptions,
+        )
+        if counted != self._counted:
+            counters = (metrics.prefix_queries, metrics.prefix_hits, metrics.preemptions)
+            for counter, now, before in zip(counters, counted, self._counted, strict=True):
+                counter.inc(now - before)
+            self._counted = counted

@@ -1,0 +1,151 @@
+"""Puts the model floor together: base, cache, bank, runner, loader, tokenizer."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
+from adapters.base.quantization import QuantizationSpec
+from server.core.errors import ConfigurationError
+from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
+from server.model.bank import AdapterBank
+from server.model.generic import GenericModel, freeze
+from server.model.host_adapter import PagedAdapterLoader
+from server.model.kv_cache import KVCache
+from server.model.page_layout import PageLayout
+from server.model.runner import TorchRunner
+from server.model.tokenizer import TransformersTokenizer, eos_token_ids
+
+logger = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What the model floor needs to know. None is chosen from the device and the model."""
+
+    base: str
+    quantization: QuantizationSpec
+    device: str
+    dtype: str
+    backend: str
+    max_model_len: int | None
+    block_size: int
+    kv_cache_gib: float
+    num_adapter_pages: int
+
+
+@dataclass(frozen=True)
+class AssembledModel:
+    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen."""
+
+    runner: ModelRunner
+    loader: AdapterLoader
+    tokenizer: ChatTokenizer
+    module_shapes: Mapping[str, tuple[int, int]]
+    model_id: str
+    base_reference: str
+    base_digest: str
+    device: str
+    backend: str
+    num_blocks: int
+    max_model_len: int
+
+
+def assemble_model(settings: ModelSettings) -> AssembledModel:
+    """Load the base and build everything around it.
+
+    Raises `BaseModelError`, `UnsupportedModelError`, or `ConfigurationError` when the KV cache is
+    too small for one sequence.
+    """
+    device = resolve_device(settings.device)
+    dtype = (
+        default_compute_dtype(device)
+        if settings.dtype == "auto"
+        else getattr(torch, settings.dtype)
+    )
+    base = load_base(settings.base, settings.quantization, device=device, dtype=dtype)
+    freeze(base.model)
+    weight_bytes = model_bytes(base)
+    window = _window(base, settings.max_model_len)
+    model = GenericModel(base.model, max_model_len=window)
+    num_blocks = _num_blocks(model, settings, dtype)
+    max_model_len = min(window, num_blocks * settings.block_size)
+    cache = KVCache(
+        model.geometry,
+        num_blocks=num_blocks,
+        block_size=settings.block_size,
+        dtype=dtype,
+        device=device,
+    )
+    layout = PageLayout.for_modules(model.module_shapes)
+    bank = AdapterBank(layout, settings.num_adapter_pages, dtype=dtype, device=device)
+    model.install_adapters(bank)
+    backend = "reference"
+    logger.info(
+        "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
+        dtype, backend,
+    )  # fmt: skip
+    return AssembledModel(
+        runner=TorchRunner(model, cache, bank, weight_bytes=weight_bytes, device=device),
+        loader=PagedAdapterLoader(layout, dtype, pin_memory=device.startswith("cuda")),
+        tokenizer=TransformersTokenizer(
+            base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
+        ),
+        module_shapes=model.module_shapes,
+        model_id=base.resolved.model_id,
+        base_reference=base.resolved.reference,
+        base_digest=base.resolved.digest,
+        device=device,
+        backend=backend,
+        num_blocks=num_blocks,
+        max_model_len=max_model_len,
+    )
+
+
+def resolve_device(device: str) -> str:
+    """`auto` to cuda or cpu. Raises `ConfigurationError` for cuda without a GPU."""
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device == "cuda" and not has_cuda:
+        raise ConfigurationError(["device is cuda, but torch sees no GPU here; use --device cpu"])
+    return device
+
+
+def model_bytes(base: LoadedBase) -> int:
+    """Bytes that the base's weights take, the 4-bit blocks' statistics included."""
+    seen: dict[int, int] = {}
+    for tensor in (*base.model.parameters(), *base.model.buffers()):
+        seen[tensor.data_ptr()] = tensor.nbytes
+        state = getattr(tensor, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            absmax = getattr(part, "absmax", None)
+            if absmax is not None:
+                seen[absmax.data_ptr()] = absmax.nbytes
+    return sum(seen.values())
+
+
+def _window(base: LoadedBase, max_model_len: int | None) -> int:
+    config = base.model.config
+    window = getattr(config, "max_position_embeddings", None) or max_model_len or 2048
+    if max_model_len is None:
+        return int(window)
+    if max_model_len > window:
+        raise ConfigurationError(
+            [f"max_model_len is {max_model_len}; this model's window is {window}"]
+        )
+    return max_model_len
+
+
+def _num_blocks(model: GenericModel, settings: ModelSettings, dtype: torch.dtype) -> int:
+    block_bytes = model.geometry.bytes_per_token(dtype.itemsize) * settings.block_size
+    num_blocks = int(settings.kv_cache_gib * _GIB) // block_bytes
+    if num_blocks < 1:
+        raise ConfigurationError(
+            [f"kv_cache_gib is {settings.kv_cache_gib}; one block takes {block_bytes} bytes"]
+        )
+    return num_blocks

@@ -1,0 +1,99 @@
+"""What the config left open, decided from the data, each decision with its sentence."""
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer import defaults
+from trainer.batching import BatchPlan, padding_share, plan_batches
+from trainer.config import TrainerConfig
+from trainer.labels import LabelledRow
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """The run, step by step, before it begins. One step is `gradient_accumulation` forwards."""
+
+    batches: tuple[tuple[int, ...], ...]
+    epoch_ends: tuple[int, ...]
+    batch_tokens: int
+    gradient_accumulation: int
+    num_steps: int
+    warmup_steps: int
+    eval_steps: frozenset[int]
+    padding_share: float
+    notes: tuple[str, ...]
+
+    def epoch_at(self, step: int) -> float:
+        """How many passes over the data are done after `step` steps."""
+        done = min(step * self.gradient_accumulation, len(self.batches))
+        epoch = bisect.bisect_right(self.epoch_ends, done)
+        if epoch == len(self.epoch_ends):
+            return float(epoch)
+        start = self.epoch_ends[epoch - 1] if epoch else 0
+        return epoch + (done - start) / (self.epoch_ends[epoch] - start)
+
+
+def make_plan(config: TrainerConfig, rows: Sequence[LabelledRow]) -> TrainingPlan:
+    """Choose what `config.training` leaves open for these rows and lay out all batches."""
+    training = config.training
+    lengths = [len(row) for row in rows]
+    notes: list[str] = []
+    epochs = training.epochs
+    if epochs is None:
+        epochs = _choose_epochs(len(rows))
+        notes.append(
+            f"epochs: {epochs}, so that about {defaults.ROWS_SEEN_AIM} rows are seen, none more "
+            f"than {defaults.MAX_EPOCHS} times"
+        )
+    batch_tokens = training.batch_tokens
+    if batch_tokens is None:
+        batch_tokens = _choose_batch_tokens(lengths)
+        notes.append(
+            f"batch_tokens: {batch_tokens}, for about {defaults.STEPS_PER_EPOCH_AIM} forwards an "
+            f"epoch within {defaults.MIN_BATCH_TOKENS} to {defaults.MAX_BATCH_TOKENS}"
+        )
+    layout = plan_batches(lengths, epochs=epochs, batch_tokens=batch_tokens, seed=config.seed)
+    accumulation = training.gradient_accumulation
+    num_steps = math.ceil(len(layout.batches) / accumulation)
+    batches = layout.batches
+    if training.max_steps is not None and training.max_steps < num_steps:
+        num_steps = training.max_steps
+        batches = batches[: num_steps * accumulation]
+        notes.append(f"max_steps ends the run after {num_steps} steps")
+    share = padding_share(lengths, batches)
+    return TrainingPlan(
+        batches=batches,
+        epoch_ends=layout.epoch_ends,
+        batch_tokens=batch_tokens,
+        gradient_accumulation=accumulation,
+        num_steps=num_steps,
+        warmup_steps=math.ceil(training.warmup_share * num_steps),
+        eval_steps=_eval_steps(config.evaluation.every, layout, accumulation, num_steps),
+        padding_share=share,
+        notes=tuple(notes),
+    )
+
+
+def _choose_epochs(num_rows: int) -> int:
+    return max(1, min(defaults.MAX_EPOCHS, math.ceil(defaults.ROWS_SEEN_AIM / num_rows)))
+
+
+def _choose_batch_tokens(lengths: Sequence[int]) -> int:
+    wanted = math.ceil(sum(lengths) / defaults.STEPS_PER_EPOCH_AIM / 256) * 256
+    bounded = max(defaults.MIN_BATCH_TOKENS, min(defaults.MAX_BATCH_TOKENS, wanted))
+    return max(bounded, max(lengths))
+
+
+def _eval_steps(
+    every: str | int, layout: BatchPlan, accumulation: int, last: int
+) -> frozenset[int]:
+    """Steps after which held-out loss is measured; the last one always is."""
+    if every == "end":
+        steps = {last}
+    elif isinstance(every, int):
+        steps = {last, *range(every, last, every)}
+    else:
+        steps = {last, *(math.ceil(end / accumulation) for end in layout.epoch_ends)}
+    return frozenset(step for step in steps if step <= last)

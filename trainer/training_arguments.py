@@ -1,0 +1,81 @@
+"""What transformers' `Trainer` is told, from the config and the plan."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from trainer.config import TrainerConfig
+from trainer.errors import ConfigError
+from trainer.plan import TrainingPlan
+
+_OWN_ARGUMENTS = frozenset(
+    {
+        "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
+        "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
+        "weight_decay", "max_grad_norm", "gradient_checkpointing", "use_cpu", "remove_unused_columns",
+        "logging_nan_inf_filter", "eval_strategy", "save_strategy",
+    }
+)  # fmt: skip
+
+
+def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) -> Any:
+    """`TrainingArguments` for one pass over the plan's batches (all epochs are in the plan).
+
+    Raises `ConfigError` for a key of `trainer_args` that has its own place in the config, or that
+    transformers refuses.
+    """
+    training = config.training
+    taken = sorted(_OWN_ARGUMENTS & config.trainer_args.keys())
+    if taken:
+        raise ConfigError([f"trainer_args.{key}: set by the other sections" for key in taken])
+    device = resolve_device(config)
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": plan.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": plan.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "optim": choose_optimizer(training.optimizer, device),
+        "seed": config.seed,
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device != "cpu",
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    try:
+        return TrainingArguments(**(arguments | config.trainer_args))
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"trainer_args: transformers refuses them: {error}"]) from error
+
+
+def resolve_device(config: TrainerConfig) -> str:
+    """`auto` is CUDA when torch sees one. Raises `ConfigError` for CUDA where there is none."""
+    wanted = config.training.device
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["training.device: cuda, but torch sees no CUDA device; use auto or cpu"])
+    return wanted
+
+
+def choose_optimizer(wanted: str, device: str) -> str:
+    """AdamW; on CUDA its paged 8-bit form, which on a CPU has no kernels and is refused."""
+    if wanted == "paged_adamw_8bit" and device != "cuda":
+        raise ConfigError(
+            ["training.optimizer: paged_adamw_8bit pages GPU memory; on a CPU use adamw or auto"]
+        )
+    if wanted == "paged_adamw_8bit" or (wanted == "auto" and device == "cuda"):
+        return "paged_adamw_8bit"
+    return "adamw_torch"
