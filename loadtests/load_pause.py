@@ -22,7 +22,6 @@ from loadtests.report import format_table, percentile
 from loadtests.server_process import base_model_id, running_server
 
 _NUM_STREAMS = 8
-_REST_SECONDS = 1.0
 _NEWCOMER_TOKENS = 4
 _PATH = "/v1/chat/completions"
 
@@ -57,7 +56,12 @@ def longest_gap(streams: Sequence[StreamTimings], start: float, end: float) -> f
 
 
 async def measure(
-    url: str, resident: str, newcomers: Sequence[str], num_tokens: int
+    url: str,
+    resident: str,
+    newcomers: Sequence[str],
+    *,
+    num_tokens: int,
+    rest_seconds: float = 1.0,
 ) -> tuple[list[StreamTimings], list[Arrival]]:
     """Run the streams over the base and `resident`, let the newcomers arrive, wait for the end."""
     base_id = await base_model_id(url)
@@ -77,7 +81,7 @@ async def measure(
             ]
             arrivals: list[Arrival] = []
             for serial, (name, was_resident) in enumerate(_visits(resident, newcomers), 100):
-                await asyncio.sleep(_REST_SECONDS)
+                await asyncio.sleep(rest_seconds)
                 body = chat_body(name, serial, AnswerShape(_NEWCOMER_TOKENS))
                 timings = read_timings(await visitor.stream(_PATH, body))
                 arrivals.append(Arrival(name, was_resident, timings))
@@ -136,7 +140,7 @@ async def run(base: str, rank: int, num_loads: int, num_tokens: int, scratch: Pa
     folders = fill_store(scratch / "store", scratch / "adapters", base, num_loads + 1, rank)
     resident, *newcomers = folders
     async with running_server(base, scratch / "store", scratch / "server.log") as url:
-        streams, arrivals = await measure(url, resident, newcomers, num_tokens)
+        streams, arrivals = await measure(url, resident, newcomers, num_tokens=num_tokens)
     print_report(*summarise(streams, arrivals))
 
 

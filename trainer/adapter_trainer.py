@@ -99,7 +99,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
                 "published. Lower training.learning_rate, or set training.compute_dtype float32"
             )
         # Every process divides by the tokens of all; their gradients are averaged afterwards.
-        return loss * self.accelerator.num_processes
+        scaled: torch.Tensor = loss * self.accelerator.num_processes
+        return scaled
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The plan is one pass to `Trainer`; people count passes over the data.

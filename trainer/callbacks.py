@@ -90,10 +90,10 @@ class BestKeeper(TrainerCallback):  # type: ignore[misc]
         self._best_loss = math.inf
         self._best_step = plan.num_steps
 
-    def on_step_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any, model: Any, **kwargs: Any
     ) -> None:
-        if state.global_step not in self._plan.eval_steps:
+        if "loss" not in logs or state.global_step not in self._plan.eval_steps:
             return
         measured = held_out_loss(
             model,

@@ -29,13 +29,13 @@ class DataSection(Section):
 
     train: str = Field(description="JSON, JSONL, CSV or Parquet file, or a hub dataset's name")
     eval: float | str = Field(
-        defaults.EVAL_SHARE,
+        default=defaults.EVAL_SHARE,
         description="a file of held-out rows, or the share of train to hold out",
     )
     format: Literal["auto", "instruction", "messages", "conversations", "prompt"] = "auto"
-    max_length: int = Field(defaults.MAX_LENGTH, ge=8, description="tokens of the longest row")
+    max_length: int = Field(default=defaults.MAX_LENGTH, ge=8, description="tokens of a row")
     over_length: Literal["drop", "truncate", "fail"] = "drop"
-    max_eval_rows: int = Field(defaults.MAX_EVAL_ROWS, ge=1)
+    max_eval_rows: int = Field(default=defaults.MAX_EVAL_ROWS, ge=1)
 
     @field_validator("eval")
     @classmethod
@@ -50,9 +50,9 @@ class DataSection(Section):
 class LoraSection(Section):
     """The shape of the adapter (arXiv:2106.09685)."""
 
-    r: int = Field(defaults.LORA_RANK, ge=1, description="rank of each update")
-    alpha: float | None = Field(None, gt=0, description="scale numerator; default 2 r")
-    dropout: float = Field(defaults.LORA_DROPOUT, ge=0, lt=1)
+    r: int = Field(default=defaults.LORA_RANK, ge=1, description="rank of each update")
+    alpha: float | None = Field(default=None, gt=0, description="scale numerator; default 2 r")
+    dropout: float = Field(default=defaults.LORA_DROPOUT, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     init: Literal["default", "gaussian"] = "default"
 
@@ -78,19 +78,19 @@ class QuantizationSection(Section):
 class TrainingSection(Section):
     """The loop. What is null is chosen from the amount of data, and said."""
 
-    epochs: int | None = Field(None, ge=1)
-    max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps")
-    learning_rate: float = Field(defaults.LEARNING_RATE, gt=0, allow_inf_nan=False)
+    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, description="end after so many steps")
+    learning_rate: float = Field(default=defaults.LEARNING_RATE, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup_share: float = Field(defaults.WARMUP_SHARE, ge=0, lt=1)
-    weight_decay: float = Field(defaults.WEIGHT_DECAY, ge=0)
-    max_grad_norm: float = Field(defaults.MAX_GRAD_NORM, gt=0)
+    warmup_share: float = Field(default=defaults.WARMUP_SHARE, ge=0, lt=1)
+    weight_decay: float = Field(default=defaults.WEIGHT_DECAY, ge=0)
+    max_grad_norm: float = Field(default=defaults.MAX_GRAD_NORM, gt=0)
     batch_tokens: int | None = Field(
-        None, ge=8, description="tokens of one forward, padding included"
+        default=None, ge=8, description="tokens of one forward, padding included"
     )
-    gradient_accumulation: int = Field(1, ge=1, description="forwards per optimiser step")
+    gradient_accumulation: int = Field(default=1, ge=1, description="forwards per optimiser step")
     gradient_checkpointing: bool = Field(
-        False, description="recompute activations: less memory, about a third slower"
+        default=False, description="recompute activations: less memory, about a third slower"
     )
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -101,10 +101,10 @@ class EvaluationSection(Section):
     """When held-out loss is measured, and what is shown at the end."""
 
     every: Literal["epoch", "end"] | int = "epoch"
-    keep_best: bool = Field(True, description="publish the weights of the best evaluation")
-    batch_tokens: int = Field(defaults.EVAL_BATCH_TOKENS, ge=8)
-    samples: int = Field(defaults.NUM_SAMPLES, ge=0)
-    sample_tokens: int = Field(defaults.SAMPLE_TOKENS, ge=1)
+    keep_best: bool = Field(default=True, description="publish the weights of the best evaluation")
+    batch_tokens: int = Field(default=defaults.EVAL_BATCH_TOKENS, ge=8)
+    samples: int = Field(default=defaults.NUM_SAMPLES, ge=0)
+    sample_tokens: int = Field(default=defaults.SAMPLE_TOKENS, ge=1)
 
     @field_validator("every")
     @classmethod
@@ -117,9 +117,9 @@ class EvaluationSection(Section):
 class PublishSection(Section):
     """What must hold before a version is written, and what happens to the store then."""
 
-    gate: str = Field(defaults.GATE, description="eval_loss < base | < 0.7 * base | < 1.5 | none")
-    alias: bool = Field(True, description="let the name point at the new version")
-    keep: int | None = Field(None, ge=1, description="versions of this name left in the store")
+    gate: str = Field(default=defaults.GATE, description="e.g. eval_loss < 0.7 * base, or none")
+    alias: bool = Field(default=True, description="let the name point at the new version")
+    keep: int | None = Field(default=None, ge=1, description="versions left in the store")
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
     @field_validator("gate")
@@ -144,7 +144,7 @@ class TrainerConfig(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     publish: PublishSection = PublishSection()
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     trainer_args: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")

@@ -55,7 +55,7 @@ def train_adapter(
     keeper = BestKeeper(
         config.evaluation, plan, held_out, pad_id, folder.path / "best", recorder.evaluated
     )
-    writer = SummaryWriter(str(folder.tensorboard))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder.tensorboard))
     trainer = AdapterTrainer(
         rows=rows,
         plan=plan,
@@ -72,7 +72,7 @@ def train_adapter(
         trainer.train()
     finally:
         view.end()
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
     best_step = keeper.restore(peft_model)
     return TrainingOutcome(
         best_step, plan.num_steps, recorder.num_tokens, time.monotonic() - started

@@ -16,7 +16,7 @@ from trainer.collator import IGNORED, Batch
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
-    """Summed cross-entropy (float32 scalar, with graph) over the labels of `batch`, and their number.
+    """Summed cross-entropy (float32, with graph) over the labels of `batch`, and their number.
 
     `model` may be wrapped (PEFT, DDP). Its own scaling or capping of logits stays in effect.
     """

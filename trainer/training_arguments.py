@@ -14,8 +14,9 @@ _OWN_ARGUMENTS = frozenset(
     {
         "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
         "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
-        "weight_decay", "max_grad_norm", "gradient_checkpointing", "use_cpu", "remove_unused_columns",
-        "logging_nan_inf_filter", "eval_strategy", "save_strategy",
+        "weight_decay", "max_grad_norm", "gradient_checkpointing", "use_cpu",
+        "remove_unused_columns", "logging_steps", "logging_nan_inf_filter", "eval_strategy",
+        "save_strategy",
     }
 )  # fmt: skip
 

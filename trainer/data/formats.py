@@ -74,7 +74,7 @@ def _from_instruction(row: Row) -> Conversation | None:
     if not isinstance(extra, str | None) or not isinstance(system, str | None):
         return None
     question = f"{instruction}\n\n{extra}" if extra and extra.strip() else instruction
-    turns = (Turn(USER, question), Turn(ASSISTANT, answer))
+    turns: tuple[Turn, ...] = (Turn(USER, question), Turn(ASSISTANT, answer))
     if system and system.strip():
         turns = (Turn(SYSTEM, system), *turns)
     return Conversation(turns)

@@ -78,8 +78,9 @@ struct SyBatch {
 };
 
 struct SyAttention {
-    const uint16_t* queries;  // [num_tokens, num_heads, head_dim]
-    uint16_t* output;         // the same shape
+    const uint16_t* queries;  // [num_tokens, num_heads, head_dim], tokens token_stride elements apart
+    uint16_t* output;         // the same shape and stride
+    int64_t token_stride;
     const uint16_t *keys, *values;  // one layer: [num_blocks, block_size, kv_heads, head_dim]
     const int32_t *query_starts, *seq_lens, *block_tables;
     int32_t num_rows, max_blocks, num_heads, num_kv_heads, head_dim, block_size, window, reserved;

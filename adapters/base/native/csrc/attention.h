@@ -143,7 +143,7 @@ class ChunkAttention {
     int64_t query_offset(int i) const {
         const int64_t token = tile_.first_token + i / g_.group;
         const int64_t head = tile_.kv_head * g_.group + i % g_.group;
-        return (token * a_.num_heads + head) * a_.head_dim;
+        return token * a_.token_stride + head * a_.head_dim;
     }
 
     void copy_queries() {

@@ -14,16 +14,29 @@ struct TileWeights {
     int64_t tile_stride;
 };
 
-// Lines to bring near while computing: one cache line is touched per k step. Hides the memory
-// latency of what the next items read behind this item's arithmetic.
+// Memory to bring near while computing: two cache lines are touched per k step, so that what later
+// items read (adapter pages, the next tile's codes) comes in behind this item's arithmetic.
+struct MemoryRange {
+    const char* data;
+    int64_t bytes;
+};
 struct Prefetch {
     const char* next = nullptr;
     const char* end = nullptr;
+    const MemoryRange* more = nullptr;
+    int num_more = 0;
+
     void touch() {
-        if (next < end) {
-            __builtin_prefetch(next, 0, 2);
-            next += 64;
+        if (next >= end) {
+            if (num_more == 0) return;
+            next = more->data;
+            end = next + more->bytes;
+            ++more;
+            --num_more;
         }
+        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next + 64, 0, 2);
+        next += 128;
     }
 };
 

@@ -1,0 +1,106 @@
+// How one step's attention is cut into items: query tiles per kv head, and for single tokens with a
+// long past one item per chunk of keys, merged in order by whichever thread finishes last.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "pool.h"
+
+class AttentionPlan {
+   public:
+    // The plan holds for every layer of the step: `a` gives the batch and head geometry.
+    void prepare(const SyAttention& a) {
+        const AttentionGeometry g(a);
+        items_.clear();
+        num_kv_heads_ = a.num_kv_heads;
+        int num_split_tiles = 0;
+        int64_t num_partials = 0;
+        for (int row = 0; row < a.num_rows; ++row) {
+            const int begin = a.query_starts[row], end = a.query_starts[row + 1];
+            const int chunks = (a.seq_lens[row] + kChunkKeys - 1) / kChunkKeys;
+            if (end - begin == 1 && chunks > 1) {
+                for (int c = 0; c < chunks; ++c) {
+                    items_.push_back({{row, begin, 1, 0}, c, chunks, num_partials, num_split_tiles});
+                }
+                num_partials += static_cast<int64_t>(chunks) * num_kv_heads_;
+                ++num_split_tiles;
+                continue;
+            }
+            for (int token = begin; token < end; token += g.tokens_per_tile) {
+                const int count = end - token < g.tokens_per_tile ? end - token : g.tokens_per_tile;
+                items_.push_back({{row, token, count, 0}, -1, chunks, 0, 0});
+            }
+        }
+        partial_floats_ = static_cast<int64_t>(g.group) * (g.padded_dim + 2);
+        partials_.resize(static_cast<size_t>(num_partials * partial_floats_));
+        const int counters = num_split_tiles * num_kv_heads_;
+        if (counters > num_counters_) {
+            num_counters_ = counters;
+            done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(counters));
+        }
+        scratch_bytes_ = g.scratch_bytes();
+    }
+
+    // One layer. Call between barriers, on every thread.
+    void run(Worker& worker, const SyAttention& a) {
+        const int num_items = static_cast<int>(items_.size()) * num_kv_heads_;
+        worker.for_each(num_items, 1, [&](int i) {
+            const Item& item = items_[static_cast<size_t>(i / num_kv_heads_)];
+            AttentionTile tile = item.tile;
+            tile.kv_head = i % num_kv_heads_;
+            ChunkAttention attention(a, tile, worker.scratch(scratch_bytes_));
+            if (item.chunk >= 0) {
+                run_split(attention, item, tile.kv_head);
+            } else {
+                run_whole(attention);
+            }
+        });
+    }
+
+   private:
+    struct Item {
+        AttentionTile tile;
+        int chunk, num_chunks;  // chunk -1: all chunks in turn
+        int64_t first_partial;
+        int split_tile;
+    };
+
+    static void run_whole(ChunkAttention& attention) {
+        const SoftmaxState total = attention.first_state(), part = attention.second_state();
+        attention.attend(0, total);
+        for (int c = 1; c < attention.num_chunks(); ++c) {
+            attention.attend(c, part);
+            attention.merge(total, part);
+        }
+        attention.write(total);
+    }
+
+    SoftmaxState partial(const Item& item, int kv_head, int chunk, int rows) {
+        const int64_t index = item.first_partial + static_cast<int64_t>(kv_head) * item.num_chunks + chunk;
+        float* memory = partials_.data() + index * partial_floats_;
+        return {memory, memory + rows, memory + 2 * rows};
+    }
+
+    void run_split(ChunkAttention& attention, const Item& item, int kv_head) {
+        attention.attend(item.chunk, partial(item, kv_head, item.chunk, attention.rows()));
+        std::atomic<int>& done = done_[static_cast<size_t>(item.split_tile * num_kv_heads_ + kv_head)];
+        if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < item.num_chunks) return;
+        done.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
+        const SoftmaxState total = partial(item, kv_head, 0, attention.rows());
+        for (int c = 1; c < item.num_chunks; ++c) {
+            attention.merge(total, partial(item, kv_head, c, attention.rows()));
+        }
+        attention.write(total);
+    }
+
+    std::vector<Item> items_;
+    int num_kv_heads_ = 0;
+    std::vector<float> partials_;
+    int64_t partial_floats_ = 0;
+    std::unique_ptr<std::atomic<int>[]> done_;
+    int num_counters_ = 0;
+    size_t scratch_bytes_ = 0;
+};

@@ -1,0 +1,1 @@
+"""Small stand-ins that obey the Protocols of `server.core.ports`."""

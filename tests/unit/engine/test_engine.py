@@ -1,0 +1,213 @@
+"""The engine over a fake model: every request ends exactly once, and nothing is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.core.errors import (
+    AdapterTooLargeError,
+    AdapterUnavailableError,
+    EngineDeadError,
+    OverloadedError,
+    PromptTooLongError,
+)
+from server.core.request import FinishReason, GenerationDelta, GenerationRequest, SamplingParams
+from server.core.settings import SchedulerSettings
+from server.core.stack import BASE_STACK, AdapterStack, AdapterVersion, StackMember
+from server.engine.engine import Engine
+from server.engine.host_cache import HostAdapterCache
+from server.engine.metrics import EngineMetrics
+from server.scheduling.scheduler import Scheduler
+from tests.fakes.runner import FakeLoader, FakeRunner, expected_tokens
+from tests.fakes.text import FakeTokenizer
+
+SETTINGS = SchedulerSettings(
+    max_num_sequences=4,
+    max_batch_tokens=16,
+    max_waiting=8,
+    max_model_len=60,
+    block_size=4,
+    num_blocks=60,
+    num_adapter_pages=6,
+    max_lora_rank=24,
+)
+EOS = frozenset({7})
+
+
+class Harness:
+    """An engine, and its parts for inspection."""
+
+    def __init__(self, *, fail_on: int | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = EngineMetrics(self.registry)
+        self.scheduler = Scheduler(SETTINGS, eos_token_ids=EOS, base_digest="base")
+        self.runner = FakeRunner(SETTINGS.block_size, fail_on=fail_on)
+        self.loader = FakeLoader()
+        self.cache = HostAdapterCache(self.loader, max_bytes=250, metrics=self.metrics)
+        self.engine = Engine(
+            self.scheduler,
+            self.runner,
+            FakeTokenizer(),
+            self.cache,
+            settings=SETTINGS,
+            metrics=self.metrics,
+            device="cpu",
+        )
+
+    def assert_clean(self) -> None:
+        self.scheduler.check_integrity()
+        assert self.scheduler.blocks.num_held == 0
+        assert self.scheduler.slots.num_pinned == 0
+        assert not self.scheduler.has_work
+
+
+@asynccontextmanager
+async def running(**options: int) -> AsyncIterator[Harness]:
+    harness = Harness(**options)
+    harness.engine.start()
+    try:
+        yield harness
+    finally:
+        await harness.engine.stop()
+        harness.assert_clean()
+
+
+def adapter(name: str, rank: int = 8) -> AdapterVersion:
+    return AdapterVersion(name, 1, f"digest-{name}", rank, Path("none"))
+
+
+def stack(*names: str) -> AdapterStack:
+    return AdapterStack(tuple(StackMember(adapter(name)) for name in names))
+
+
+def request(
+    prompt: tuple[int, ...] = (8, 9, 10), stack: AdapterStack = BASE_STACK, **options: object
+) -> GenerationRequest:
+    num_choices = int(str(options.pop("num_choices", 1)))
+    sampling = SamplingParams(**{"max_tokens": 10, "seed": 5, **options})  # type: ignore[arg-type]
+    return GenerationRequest("r", prompt, sampling, stack, num_choices)
+
+
+async def collect(engine: Engine, wanted: GenerationRequest) -> list[GenerationDelta]:
+    return [delta async for delta in engine.generate(wanted)]
+
+
+def text_of(deltas: list[GenerationDelta], choice: int = 0) -> str:
+    return "".join(d.text for d in deltas if d.choice == choice)
+
+
+def expected_text(wanted: GenerationRequest, choice: int = 0) -> str:
+    seed = (wanted.sampling.seed or 0) + choice
+    tokens = expected_tokens(
+        wanted.prompt_token_ids, wanted.stack, seed, wanted.sampling.max_tokens, EOS
+    )
+    return FakeTokenizer().decode(tokens)
+
+
+async def test_many_requests_at_once_each_get_their_own_text() -> None:
+    async with running() as harness:
+        stacks = [BASE_STACK, stack("a"), stack("a", "b"), stack("c")]
+        wanted = [request((8, 9, 8 + i % 5), stacks[i % 4]) for i in range(10)]
+        answers = await asyncio.gather(*(collect(harness.engine, w) for w in wanted))
+        for answer, want in zip(answers, wanted, strict=True):
+            assert text_of(answer) == expected_text(want)
+            assert [d.finish_reason is not None for d in answer].count(True) == 1
+            assert answer[-1].finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+        assert sorted(set(harness.loader.loads)) == ["digest-a", "digest-b", "digest-c"]
+
+
+async def test_choices_draw_from_consecutive_seeds() -> None:
+    async with running() as harness:
+        wanted = request(num_choices=3)
+        deltas = await collect(harness.engine, wanted)
+        for choice in range(3):
+            assert text_of(deltas, choice) == expected_text(wanted, choice)
+
+
+async def test_a_stop_string_ends_the_text_before_it() -> None:
+    async with running() as harness:
+        full = expected_text(request())
+        stop = full[4:9]
+        deltas = await collect(harness.engine, request(stop=(stop, "never")))
+        assert text_of(deltas) == full[: full.index(stop)]
+        assert deltas[-1].finish_reason is FinishReason.STOP
+
+
+async def test_leaving_early_aborts_within_a_step() -> None:
+    async with running() as harness:
+        stream = harness.engine.generate(request(stack=stack("a"), max_tokens=50, ignore_eos=True))
+        await anext(stream)
+        await stream.aclose()
+        await collect(harness.engine, request())
+        counted = harness.registry.get_sample_value(
+            "switchyard_requests_total", {"adapter": "a", "finish_reason": "length"}
+        )
+        assert counted is None, "the aborted request ran to its end"
+
+
+async def test_a_broken_adapter_fails_its_own_request_only() -> None:
+    async with running() as harness:
+        good, bad = await asyncio.gather(
+            collect(harness.engine, request()),
+            collect(harness.engine, request(stack=stack("broken"))),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, AdapterUnavailableError)
+        assert isinstance(good, list)
+        assert text_of(good) == expected_text(request())
+
+
+async def test_a_failed_step_fails_its_requests_and_the_engine_goes_on() -> None:
+    async with running(fail_on=50) as harness:
+        failed = await collect(harness.engine, request((50, 8), stack("a")))
+        assert failed[-1].finish_reason is FinishReason.ERROR
+        assert "token 50 breaks this model" in (failed[-1].error or "")
+        wanted = request(stack=stack("a"))
+        assert text_of(await collect(harness.engine, wanted)) == expected_text(wanted)
+
+
+async def test_refusals_name_value_limit_and_remedy() -> None:
+    async with running() as harness:
+        engine = harness.engine
+        with pytest.raises(PromptTooLongError, match=r"has 60 tokens.*window is 60 tokens"):
+            await collect(engine, request((8,) * 60))
+        large = AdapterStack((StackMember(adapter("big", 32)),))
+        with pytest.raises(AdapterTooLargeError, match=r"rank 32.*up to 24.*max_lora_rank"):
+            await collect(engine, request(stack=large))
+        wide = AdapterStack(tuple(StackMember(adapter(f"w{i}", 24)) for i in range(3)))
+        with pytest.raises(AdapterTooLargeError, match="needs 9 adapter pages; the bank has 6"):
+            await collect(engine, request(stack=wide))
+        with pytest.raises(OverloadedError, match="at most 12"):
+            await collect(engine, request(num_choices=13))
+
+
+async def test_the_host_cache_evicts_by_bytes_and_shares_loads() -> None:
+    async with running() as harness:
+        wanted = [request(stack=stack(name)) for name in ("a", "a", "b", "c")]
+        await asyncio.gather(*(collect(harness.engine, w) for w in wanted))
+        assert harness.loader.loads.count("digest-a") == 1
+        assert len(harness.cache.digests()) == 2, "250 bytes hold two adapters of 100"
+
+
+async def test_a_stopped_engine_says_so() -> None:
+    harness = Harness()
+    harness.engine.start()
+    await harness.engine.stop()
+    assert not harness.engine.is_ready
+    with pytest.raises(EngineDeadError):
+        await collect(harness.engine, request())
+
+
+async def test_stopping_ends_what_still_runs() -> None:
+    harness = Harness()
+    harness.engine.start()
+    stream = harness.engine.generate(request(max_tokens=50, ignore_eos=True))
+    await anext(stream)
+    harness.runner.fail_on = None
+    await harness.engine.stop()
+    rest = [delta async for delta in stream]
+    assert rest[-1].finish_reason in (FinishReason.ERROR, FinishReason.LENGTH)

@@ -1,0 +1,73 @@
+"""The sampler against its definition."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from server.core.batch import ScheduledRow
+from server.core.request import SamplingParams
+from server.model.sampler import sample, uniform
+
+
+def row(index: int, *, seed: int = 1, position: int = 0, **options: float) -> ScheduledRow:
+    params = SamplingParams(max_tokens=1, **options)  # type: ignore[arg-type]
+    return ScheduledRow(index, (0,), 0, (0,), (), params, True, seed, position)
+
+
+def frequencies(logits: list[float], count: int, **options: float) -> dict[int, float]:
+    rows = [row(i, seed=i, **options) for i in range(count)]
+    tokens, failed = sample(torch.tensor([logits] * count), rows)
+    assert not failed
+    return {token: n / count for token, n in Counter(tokens.values()).items()}
+
+
+def test_frequencies_follow_the_softmax() -> None:
+    logits = [math.log(p) for p in (0.5, 0.3, 0.15, 0.05)]
+    got = frequencies(logits, 4000)
+    for token, probability in enumerate((0.5, 0.3, 0.15, 0.05)):
+        assert got[token] == pytest.approx(probability, abs=0.03)
+
+
+def test_temperature_sharpens() -> None:
+    logits = [math.log(0.6), math.log(0.4)]
+    assert frequencies(logits, 3000, temperature=0.5)[0] == pytest.approx(0.36 / 0.52, abs=0.03)
+
+
+def test_top_k_and_top_p_cut_the_tail() -> None:
+    logits = [math.log(p) for p in (0.5, 0.3, 0.15, 0.05)]
+    assert set(frequencies(logits, 500, top_k=2)) == {0, 1}
+    assert set(frequencies(logits, 500, top_p=0.79)) == {0, 1}
+    assert set(frequencies(logits, 500, top_p=0.81)) == {0, 1, 2}
+    assert set(frequencies(logits, 500, top_p=0.01)) == {0}
+    assert set(frequencies(logits, 500, top_k=3, top_p=0.6)) == {0, 1}
+
+
+def test_a_flat_nucleus_reaches_beyond_the_first_candidates() -> None:
+    tokens = frequencies([0.0] * 4000, 300, top_p=0.99)
+    assert max(tokens) > 1024
+
+
+def test_the_draw_does_not_depend_on_the_neighbours() -> None:
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
+    rows = [row(i, seed=100 + i, position=i, top_p=0.9) for i in range(8)]
+    together, _ = sample(logits, rows)
+    for i in range(8):
+        alone, _ = sample(logits[i : i + 1], rows[i : i + 1])
+        assert alone[i] == together[i]
+
+
+def test_nan_fails_that_row_only() -> None:
+    logits = torch.zeros(2, 4)
+    logits[0, 1] = float("nan")
+    tokens, failed = sample(logits, [row(0), row(1)])
+    assert list(tokens) == [1]
+    assert "isn't finite" in failed[0]
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    values = [uniform(seed, index) for seed in range(50) for index in range(50)]
+    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.02)
+    assert 0.0 <= min(values) < 0.01
+    assert 0.99 < max(values) < 1.0

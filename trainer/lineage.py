@@ -1,0 +1,84 @@
+"""Where an adapter comes from: the manifest that is published with it."""
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+
+from adapters.manifest import (
+    BaseLineage,
+    DataRecord,
+    Manifest,
+    QuantizationRecord,
+    TemplateRecord,
+)
+
+from adapters.base.loading import LoadedBase
+from trainer import defaults
+from trainer.config import TrainerConfig
+from trainer.data.preparation import PreparedData
+from trainer.labels import ConversationLabeller
+
+LIBRARIES = (
+    "switchyard",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the weights depend on; a library that isn't installed is left out."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def build_manifest(
+    config: TrainerConfig,
+    base: LoadedBase,
+    data: PreparedData,
+    labeller: ConversationLabeller,
+    metrics: Mapping[str, float],
+    parent: str | None,
+) -> Manifest:
+    """Everything needed to know, and to repeat, what was done. The store fills in the digest."""
+    spec = base.quantization
+    golden = [dict(message) for message in defaults.GOLDEN_MESSAGES]
+    return Manifest(
+        name=config.name,
+        created_unix_seconds=int(time.time()),
+        method="lora",
+        rank=config.lora.r,
+        base=BaseLineage(
+            reference=base.resolved.reference,
+            revision=base.resolved.revision,
+            digest=base.resolved.digest,
+        ),
+        quantization=QuantizationRecord(
+            scheme=spec.scheme, block_size=spec.block_size, double_quant=spec.double_quant
+        ),
+        template=TemplateRecord(
+            text=base.template.text,
+            hash=base.template.hash,
+            golden_messages=golden,
+            golden_token_ids=list(labeller.message_ids(golden)),
+        ),
+        data=DataRecord(
+            digest=data.digest,
+            num_train_rows=len(data.train),
+            num_eval_rows=len(data.held_out),
+            counts={rule.value: count for rule, count in sorted(data.counts.items())},
+        ),
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        metrics=dict(metrics),
+        parent=parent,
+    )

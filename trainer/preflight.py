@@ -1,0 +1,102 @@
+"""Everything that can be known before step 1."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from adapters.base.loading import LoadedBase, load_base
+from adapters.base.modules import linear_modules
+from adapters.base.training_guard import prepare_for_training
+from trainer import methods
+from trainer.collator import pad_token_id
+from trainer.config import TrainerConfig
+from trainer.config_loading import LoadedConfig
+from trainer.data.preparation import PreparedData, prepare_data
+from trainer.data.report import data_report
+from trainer.labels import ConversationLabeller
+from trainer.plan import TrainingPlan, make_plan
+from trainer.training_arguments import choose_optimizer, resolve_device
+
+_BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that is ready to begin: base loaded and guarded, data labelled, steps laid out."""
+
+    loaded: LoadedConfig
+    base: LoadedBase
+    labeller: ConversationLabeller
+    data: PreparedData
+    plan: TrainingPlan
+    pad_id: int
+    num_parameters: int
+    num_modules: int
+
+    @property
+    def config(self) -> TrainerConfig:
+        return self.loaded.config
+
+
+def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
+    """Load the base, read and label the data, and say what was found and chosen.
+
+    Raises `TrainerError` or `AdapterError` for everything that would make the run fail or its
+    result useless.
+    """
+    config = loaded.config
+    device = resolve_device(config)
+    choose_optimizer(config.training.optimizer, device)
+    base = load_base(
+        config.base, methods.quantization_for(config), device=device, dtype=_dtype(config)
+    )
+    prepare_for_training(base.model)
+    matched = methods.match_modules(config, linear_modules(base.model))
+    labeller = ConversationLabeller(base.tokenizer, base.template.text)
+    data = prepare_data(loaded, labeller)
+    console.print(data_report(data, labeller))
+    plan = make_plan(config, [example.row for example in data.train])
+    ready = Preflight(
+        loaded=loaded,
+        base=base,
+        labeller=labeller,
+        data=data,
+        plan=plan,
+        pad_id=pad_token_id(base.tokenizer),
+        num_parameters=methods.count_parameters(config, matched),
+        num_modules=len(matched),
+    )
+    console.print(_run_table(ready))
+    return ready
+
+
+def _dtype(config: TrainerConfig) -> torch.dtype | None:
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return dtypes.get(config.training.compute_dtype)
+
+
+def _run_table(ready: Preflight) -> Table:
+    config, plan, base = ready.config, ready.plan, ready.base
+    spec = base.quantization
+    held = f"{spec.scheme}, double quantisation {'on' if spec.double_quant else 'off'}"
+    model: Any = base.model
+    size = ready.num_parameters * _BYTES[config.publish.dtype]
+    table = Table(title="Run", title_justify="left", show_header=False)
+    table.add_row("adapter", f"{config.name} ({config.method}, rank {config.lora.r})")
+    table.add_row("base", f"{config.base} ({held if spec.is_quantized else 'unquantised'})")
+    table.add_row("compute", f"{model.dtype} on {model.device}".replace("torch.", ""))
+    table.add_row("chat template", f"{base.template.hash[:23]}... (loss masks check out)")
+    table.add_row("modules", f"{ready.num_modules} linear layers")
+    table.add_row("trainable", f"{ready.num_parameters:,} parameters, {size / 1e6:.2f} MB")
+    table.add_row(
+        "steps",
+        f"{plan.num_steps} ({len(plan.batches)} forwards of at most {plan.batch_tokens} tokens, "
+        f"{plan.padding_share:.1%} padding)",
+    )
+    table.add_row("gate", config.publish.gate)
+    for note in plan.notes:
+        table.add_row("chosen", note)
+    return table

@@ -1,0 +1,41 @@
+"""From a trained adapter in a run folder to a version in the store."""
+
+import shutil
+from pathlib import Path
+
+from adapters.manifest import Manifest
+from adapters.names import AdapterRef
+from adapters.store import AdapterStore, StoredAdapter
+
+from trainer.config import PublishSection
+from trainer.run_folder import RunFolder
+
+
+def parent_version(store: AdapterStore, name: str) -> str | None:
+    """`name@version` of what the name points at now; None for a new name."""
+    if name not in store.names():
+        return None
+    return f"{name}@{store.current_version(name)}"
+
+
+def publish_adapter(
+    store: AdapterStore, manifest: Manifest, folder: RunFolder, section: PublishSection
+) -> StoredAdapter:
+    """Copy the run's adapter into the store as a new version, whole or not at all.
+
+    With `publish.keep` older versions are removed afterwards, never the one the name points at.
+    """
+    if folder.loss_curve.is_file():
+        shutil.copyfile(folder.loss_curve, folder.adapter / folder.loss_curve.name)
+    stored = store.publish(manifest.name, folder.adapter, manifest, set_alias=section.alias)
+    if section.keep is not None:
+        current = store.current_version(manifest.name)
+        for version in sorted(store.versions(manifest.name))[: -section.keep]:
+            if version != current:
+                store.remove(AdapterRef(manifest.name, version))
+    return stored
+
+
+def folder_size_bytes(folder: Path) -> int:
+    """Bytes of all files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,106 @@
+"""Short greedy answers to held-out prompts, base beside adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from trainer.data.conversation import USER
+from trainer.data.preparation import Example
+from trainer.labels import ConversationLabeller
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One held-out question, its reference answer, and what base and adapter say."""
+
+    question: str
+    reference: str
+    base: str
+    adapter: str
+
+
+def choose_examples(held_out: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """`count` rows, evenly spread over the held-out rows in their order."""
+    count = min(count, len(held_out))
+    return tuple(held_out[index * len(held_out) // count] for index in range(count))
+
+
+def draw_samples(
+    peft_model: Any,
+    tokenizer: Any,
+    labeller: ConversationLabeller,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    pad_id: int,
+) -> tuple[Sample, ...]:
+    """Answer each example's prompt twice, adapter off and on. Leaves the model in eval mode."""
+    if not examples:
+        return ()
+    prompts = [labeller.prompt_ids(example.conversation.prompt) for example in examples]
+    peft_model.eval()
+    with peft_model.disable_adapter():
+        base = _answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
+    adapted = _answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
+    return tuple(
+        Sample(_question(example), example.conversation.answer, before, after)
+        for example, before, after in zip(examples, base, adapted, strict=True)
+    )
+
+
+def sample_table(samples: Sequence[Sample], name: str) -> Table:
+    """The samples side by side."""
+    table = Table(title="Held-out prompts, greedy answers", title_justify="left", show_lines=True)
+    for heading in ("prompt", "base", name):
+        table.add_column(heading, ratio=1, overflow="fold")
+    for sample in samples:
+        # Text, not markup: an answer may hold square brackets.
+        table.add_row(*(Text(text) for text in (sample.question, sample.base, sample.adapter)))
+    return table
+
+
+def samples_markdown(samples: Sequence[Sample]) -> str:
+    """The samples for a model card."""
+    parts = []
+    for sample in samples:
+        fields = (
+            ("Prompt", sample.question),
+            ("Base", sample.base),
+            ("Adapter", sample.adapter),
+            ("Reference", sample.reference),
+        )
+        parts.append("\n".join(f"- **{title}:** {_one_line(text)}" for title, text in fields))
+    return "\n\n".join(parts)
+
+
+def _answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: int, pad_id: int
+) -> list[str]:
+    """All prompts in one batch, padded on the left."""
+    longest = max(len(prompt) for prompt in prompts)
+    device = next(model.parameters()).device
+    rows = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(masks, device=device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=pad_id,
+        )
+    answers = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return [str(answer).strip() for answer in answers]
+
+
+def _question(example: Example) -> str:
+    asked = [turn.content for turn in example.conversation.prompt if turn.role == USER]
+    return asked[-1]
+
+
+def _one_line(text: str) -> str:
+    return " / ".join(line.strip() for line in text.splitlines() if line.strip())
