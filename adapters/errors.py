@@ -1,1 +1,73 @@
-class AdapterError(Exception): ...
+"""What can go wrong with adapters, as one tree.
+
+AdapterError
+├── InvalidNameError        a name or `name@version` that can't be one
+├── InvalidStackError       a stack expression that doesn't parse
+├── AdapterNotFoundError    the store has no such name or version
+├── AdapterExistsError      the name is taken already
+├── InspectionError         a PEFT folder can't be served; lists every problem
+├── TensorFileError         a safetensors file is malformed; lists every problem
+├── DocumentError           a JSON file is too large, too deep, or no JSON
+│   └── ManifestError       manifest.json is missing or wrong, or contradicts the folder
+├── StoreError              the store can't do this: what is asked contradicts its state
+└── BaseModelError          in `adapters.base.errors`: the base model can't be had
+
+To add one: subclass the nearest parent and write the message for the person who reads it: the
+value, the limit, the remedy.
+"""
+
+from collections.abc import Sequence
+
+_MAX_PROBLEMS_SHOWN = 25
+
+
+class AdapterError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidNameError(AdapterError):
+    """A name or reference that can't be one."""
+
+
+class InvalidStackError(AdapterError):
+    """A stack expression that doesn't parse."""
+
+
+class AdapterNotFoundError(AdapterError):
+    """No such adapter or version."""
+
+
+class AdapterExistsError(AdapterError):
+    """The name is taken."""
+
+
+class _ProblemsError(AdapterError):
+    """Carries every problem; its text shows the first of them, one a line."""
+
+    def __init__(self, title: str, problems: Sequence[str]) -> None:
+        self.title = title
+        self.problems = tuple(problems)
+        shown = [f"- {problem}" for problem in self.problems[:_MAX_PROBLEMS_SHOWN]]
+        if len(self.problems) > len(shown):
+            shown.append(f"- and {len(self.problems) - len(shown)} more")
+        super().__init__("\n".join([title, *shown]))
+
+
+class InspectionError(_ProblemsError):
+    """An adapter folder can't be served; `problems` holds all reasons."""
+
+
+class TensorFileError(_ProblemsError):
+    """A safetensors file is malformed; `problems` holds all reasons."""
+
+
+class DocumentError(AdapterError):
+    """A JSON file can't be read."""
+
+
+class ManifestError(DocumentError):
+    """A manifest is missing or wrong."""
+
+
+class StoreError(AdapterError):
+    """The store refuses."""

@@ -207,9 +207,9 @@ async def test_a_cut_stream_is_an_error() -> None:
 
 
 async def test_no_server_is_an_error() -> None:
-    with closing(HttpConnection("http://127.0.0.1:1")) as connection:
-        with pytest.raises(HttpClientError, match="no server at"):
-            await connection.get("/")
+    connection = HttpConnection("http://127.0.0.1:1")
+    with pytest.raises(HttpClientError, match="no server at"):
+        await connection.get("/")
 
 
 def test_an_address_needs_a_scheme() -> None:

@@ -13,6 +13,7 @@ enum SyStatus : int32_t {
     SY_BAD_PAGE = 5,
 };
 
+#pragma GCC visibility push(default)
 extern "C" {
 void* sy_pool_create(int32_t num_threads);
 void sy_pool_destroy(void* pool);
@@ -41,3 +42,4 @@ int32_t sy_llama_step(void* llama, const SyBatch* batch, const SyBank* bank);
 int64_t sy_llama_workspace_bytes(const void* llama);
 int32_t sy_llama_phase_seconds(const void* llama, double* seconds, int32_t capacity);
 }
+#pragma GCC visibility pop

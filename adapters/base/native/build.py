@@ -1,0 +1,198 @@
+"""Compiles the kernels at first use and loads them.
+
+The library is built once per instruction set, whole, with that set's own flags: so no function of
+one set can leak into another, and choosing at run time is choosing a file. Plain C at the border,
+through ctypes: no torch headers, so it compiles in seconds, and calls release the GIL.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from adapters.base.native.abi import declare_functions
+
+_LOG = logging.getLogger(__name__)
+
+SOURCE_DIR = Path(__file__).parent / "csrc"
+COMPILE_FLAGS = (
+    "-O3", "-std=c++20", "-fPIC", "-pthread", "-fvisibility=hidden",
+    # A fused multiply-add here and not there would make a row's bits depend on its neighbours.
+    "-ffp-contract=off", "-fno-math-errno",
+)  # fmt: skip
+COMPILE_TIMEOUT_SECONDS = 300
+
+
+class InstructionSet(Enum):
+    """What the kernels can be built for, best first. The value is the name in logs and caches."""
+
+    AVX512_BF16 = "avx512-bf16"
+    AVX2 = "avx2"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        common = ("-mavx2", "-mfma", "-mf16c")
+        if self is InstructionSet.AVX2:
+            return common
+        return (
+            *common, "-DSY_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
+            "-mavx512bf16",
+        )  # fmt: skip
+
+    @property
+    def cpu_flags(self) -> frozenset[str]:
+        """The words that /proc/cpuinfo must show."""
+        if self is InstructionSet.AVX2:
+            return frozenset({"avx2", "fma", "f16c"})
+        return frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"})
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """The loaded kernels: `functions` is the ctypes library with its signatures declared."""
+
+    path: Path
+    instruction_set: InstructionSet
+    functions: ctypes.CDLL
+
+
+class NativeBuildError(Exception):
+    """The kernels can't be built here; the message is the reason that goes to the log."""
+
+
+def supported_instruction_sets(cpuinfo: str | None = None) -> tuple[InstructionSet, ...]:
+    """What this processor runs, best first; empty off Linux x86-64."""
+    if cpuinfo is None:
+        path = Path("/proc/cpuinfo")
+        if platform.machine() not in ("x86_64", "AMD64") or not path.exists():
+            return ()
+        cpuinfo = path.read_text()
+    flags: set[str] = set()
+    for line in cpuinfo.splitlines():
+        if line.startswith("flags"):
+            flags = set(line.partition(":")[2].split())
+            break
+    return tuple(candidate for candidate in InstructionSet if candidate.cpu_flags <= flags)
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/switchyard/native`, by default under `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "switchyard" / "native"
+
+
+def load_native(
+    instruction_set: InstructionSet | None = None, *, cache_dir: Path | None = None
+) -> NativeLibrary | None:
+    """The kernels for this processor, compiled at first use (seconds), then read from the cache.
+
+    `instruction_set` forces one (tests do). Returns None, with the reason in one log line, when the
+    processor or the machine can't have them: the caller then uses plain torch.
+    """
+    supported = supported_instruction_sets()
+    candidates = supported if instruction_set is None else (instruction_set,)
+    if not candidates or candidates[0] not in supported:
+        wanted = "AVX2" if instruction_set is None else instruction_set.value
+        _LOG.warning("native kernels: off, this processor lacks %s; using plain torch", wanted)
+        return None
+    reason = ""
+    for candidate in candidates:
+        try:
+            path = _built_library(candidate, cache_dir or default_cache_dir())
+            functions = ctypes.CDLL(str(path))
+        except (NativeBuildError, OSError) as error:
+            reason = str(error)
+            continue
+        declare_functions(functions)
+        _LOG.info("native kernels: %s from %s", candidate.value, path)
+        return NativeLibrary(path, candidate, functions)
+    _LOG.warning("native kernels: off, %s; using plain torch", reason)
+    return None
+
+
+def _built_library(instruction_set: InstructionSet, cache_dir: Path) -> Path:
+    """The path of the compiled library, compiling it when the cache has none."""
+    sources = sorted(SOURCE_DIR.glob("*.cpp"))
+    flags = (*COMPILE_FLAGS, *instruction_set.flags)
+    folder = cache_dir / f"{instruction_set.value}-{_fingerprint(flags)}"
+    library = folder / "libswitchyard.so"
+    if library.exists():
+        return library
+    compiler = _find_compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        if library.exists():  # another process built it while this one waited
+            return library
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as aside:
+            built = _compile(compiler, sources, flags, Path(aside))
+            built.replace(library)
+        seconds = time.monotonic() - started
+        _LOG.info("native kernels: compiled for %s in %.1f s", instruction_set.value, seconds)
+    return library
+
+
+def _fingerprint(flags: Sequence[str]) -> str:
+    digest = hashlib.sha256("\0".join((*flags, platform.machine())).encode())
+    for source in sorted(SOURCE_DIR.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _find_compiler() -> str:
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    for name in names:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise NativeBuildError(f"no C++ compiler ({', '.join(names)}) on PATH; install g++ to have them")
+
+
+def _compile(compiler: str, sources: Sequence[Path], flags: Sequence[str], folder: Path) -> Path:
+    """Objects in parallel, then one shared library in `folder`."""
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{source.stem}.o"
+        _run([compiler, *flags, "-c", str(source), "-o", str(target)])
+        return target
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        objects = list(pool.map(compile_one, sources))
+    library = folder / "libswitchyard.so"
+    _run([compiler, "-shared", "-pthread", *(str(o) for o in objects), "-o", str(library)])
+    return library
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS
+        )
+    except subprocess.CalledProcessError as error:
+        errors = [line for line in error.stderr.splitlines() if "error" in line]
+        raise NativeBuildError(f"compiling failed: {errors[0] if errors else error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NativeBuildError(f"compiling took over {COMPILE_TIMEOUT_SECONDS} s") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on `path` between processes."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)

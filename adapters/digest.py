@@ -1,0 +1,75 @@
+"""Content digest of an adapter: equal digests compute the same function on the same base."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE
+from adapters.lora_config import read_adapter_config
+from adapters.tensor_header import read_tensor_header
+
+_CHUNK_BYTES = 1 << 20
+
+# Keys that say how an adapter was made or found, not what it computes. The tensors' names say
+# which modules it changes, so the target lists are here too.
+_KEYS_WITHOUT_EFFECT = frozenset({
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "lora_dropout", "init_lora_weights", "megatron_config", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config",
+    "runtime_config", "ensure_weight_tying", "qalora_group_size",
+})  # fmt: skip
+
+# The first pattern that matches counts, so their order does too.
+_ORDERED_TABLES = frozenset({"rank_pattern", "alpha_pattern"})
+
+
+def adapter_digest(folder: Path) -> str:
+    """`sha256:` over the config keys that change the function, and every tensor's name, type and bytes.
+
+    Metadata, file names, key order and the order of tensors in the file don't matter; keys that are
+    empty, false or null count as absent, so that a newer PEFT's defaults don't change the digest.
+    Reads the weights once, in pieces. Raises `DocumentError` or `TensorFileError` for a malformed
+    file and `OSError` when one can't be read.
+    """
+    sha = hashlib.sha256()
+    sha.update(_canonical_config(read_adapter_config(folder / CONFIG_FILE)))
+    weights = folder / WEIGHTS_FILE
+    entries = read_tensor_header(weights)
+    with weights.open("rb") as file:
+        for name in sorted(entries):
+            entry = entries[name]
+            sha.update(json.dumps([name, entry.dtype, entry.shape]).encode() + b"\n")
+            file.seek(entry.begin)
+            left = entry.end - entry.begin
+            while left:
+                chunk = file.read(min(left, _CHUNK_BYTES))
+                if not chunk:
+                    raise OSError(f"{weights} became shorter while it was read")
+                sha.update(chunk)
+                left -= len(chunk)
+    return "sha256:" + sha.hexdigest()
+
+
+def _canonical_config(document: Mapping[str, Any]) -> bytes:
+    kept: dict[str, Any] = {}
+    for key, value in document.items():
+        if key in _KEYS_WITHOUT_EFFECT or not value or (key, value) == ("bias", "none"):
+            continue
+        if key in _ORDERED_TABLES and isinstance(value, dict):
+            value = [list(pair) for pair in value.items()]
+        kept[key] = _canonical_value(value)
+    return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _canonical_value(value: Any) -> Any:
+    """16.0 and 16 are the same number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_canonical_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _canonical_value(item) for key, item in value.items()}
+    return value

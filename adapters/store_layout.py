@@ -1,0 +1,86 @@
+"""Where things are in a store, and which of them readers may see.
+
+    DIR/<name>/<version>/   one published version: the PEFT folder and manifest.json
+    DIR/<name>/alias.json   the version that the name alone means, and the highest number used
+    DIR/.staging/           versions being written or deleted; nothing in it is ever read
+    DIR/.lock               locked by whoever changes the store
+
+A publish that also moves the alias has one moment of truth, the replacement of `alias.json`: until
+then its version carries the file `.publishing`, and readers pass over such a version unless the
+alias points at it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.bounded_json import read_json_object
+from adapters.errors import DocumentError
+from adapters.names import NAME_PATTERN, parse_version
+
+ALIAS_FILE = "alias.json"
+PUBLISHING_MARK = ".publishing"
+_MAX_ALIAS_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What a name points at, if anything, and the highest version number it ever had."""
+
+    version: int | None = None
+    highest: int = 0
+
+
+class StoreLayout:
+    """Paths and plain reads of a store. Holds no state and takes no lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.staging = root / ".staging"
+        self.lock = root / ".lock"
+
+    def name_folder(self, name: str) -> Path:
+        return self.root / name
+
+    def version_folder(self, name: str, version: int) -> Path:
+        return self.root / name / str(version)
+
+    def alias_file(self, name: str) -> Path:
+        return self.root / name / ALIAS_FILE
+
+    def name_folders(self) -> list[str]:
+        """Every entry of the root that could be a name, sorted; empty when there is no root."""
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(e.name for e in entries if NAME_PATTERN.fullmatch(e.name))
+        except FileNotFoundError:
+            return []
+
+    def version_folders(self, name: str) -> list[int]:
+        """The number of every version folder, sorted, whether readers may see it or not."""
+        try:
+            with os.scandir(self.root / name) as entries:
+                numbers = [parse_version(e.name) for e in entries if e.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(number for number in numbers if number is not None)
+
+    def is_unfinished(self, name: str, version: int, alias: Alias) -> bool:
+        """Whether a publish put the folder there but hasn't made it count."""
+        if alias.version == version:
+            return False
+        return os.path.lexists(self.version_folder(name, version) / PUBLISHING_MARK)
+
+    def read_alias(self, name: str) -> Alias:
+        """The name's alias; an empty one when the file is missing or unreadable."""
+        try:
+            document = read_json_object(
+                self.alias_file(name), max_bytes=_MAX_ALIAS_BYTES, max_depth=2
+            )
+        except DocumentError:
+            return Alias()
+        version, highest = document.get("version"), document.get("highest")
+        return Alias(
+            version if type(version) is int and version > 0 else None,
+            highest if type(highest) is int and highest > 0 else 0,
+        )

@@ -1,0 +1,105 @@
+"""Reads a request's JSON body into its schema, or says what is wrong with it."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from server.api.errors import BodyTooLargeError
+from server.core.errors import RequestError
+
+_MAX_SHOWN_CHARS = 80
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Body:
+    """The parsed body.
+
+    Raises `BodyTooLargeError` as soon as more than `max_bytes` are announced or came, and
+    `RequestError` naming every field that is wrong (`param` is the first).
+    """
+    _check_content_type(request)
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(int(announced), max_bytes)
+    pieces: list[bytes] = []
+    num_bytes = 0
+    async for piece in request.stream():
+        num_bytes += len(piece)
+        if num_bytes > max_bytes:
+            raise _too_large(num_bytes, max_bytes)
+        pieces.append(piece)
+    try:
+        return schema.model_validate_json(b"".join(pieces))
+    except ValidationError as error:
+        raise explain(error, schema) from error
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> RequestError:
+    """What pydantic found, in the words of the request: all problems, the first one's field."""
+    problems = error.errors(include_url=False)
+    first_param = _param(problems[0])
+    texts = dict.fromkeys(_sentence(problem, schema) for problem in problems)
+    return RequestError(". ".join(texts), first_param or None)
+
+
+def _check_content_type(request: Request) -> None:
+    # A web page can post text/plain or a form to any address unasked; it can't post JSON.
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(
+            f"the body must be JSON, and Content-Type is {content_type or 'missing'!r}: "
+            "send Content-Type: application/json"
+        )
+
+
+def _too_large(num_bytes: int, max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the request body has {num_bytes} bytes or more; this server takes up to {max_bytes}. "
+        "Send a shorter prompt"
+    )
+
+
+def _param(problem: Mapping[str, Any]) -> str:
+    """`messages[0].content` from pydantic's location, or the field that our own check names."""
+    path = ""
+    for part in (*problem["loc"], *_own_field(problem)):
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".")
+
+
+def _own_field(problem: Mapping[str, Any]) -> tuple[str, ...]:
+    field = problem.get("ctx", {}).get("field")
+    return (field,) if isinstance(field, str) else ()
+
+
+def _sentence(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    param, message = _param(problem), str(problem["msg"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"Unknown field: {param}{_suggestion(problem, schema)}"
+        case "missing":
+            return f"Missing field: {param} is required"
+        case "json_invalid":
+            return f"The body isn't valid JSON: {message.removeprefix('Invalid JSON: ')}"
+        case "model_type":
+            return f"{param or 'The body'} must be a JSON object"
+    if not param:
+        return message
+    if message.startswith("Input should "):
+        shown = repr(problem["input"])
+        if len(shown) > _MAX_SHOWN_CHARS:
+            shown = shown[:_MAX_SHOWN_CHARS] + "..."
+        return f"{param} is {shown}; it should {message.removeprefix('Input should ')}"
+    return message if _own_field(problem) else f"{param}: {message}"
+
+
+def _suggestion(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    if len(problem["loc"]) != 1:
+        return ""
+    near = difflib.get_close_matches(str(problem["loc"][0]), schema.model_fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,105 @@
+"""The engine's deltas, as one HTTP request needs them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
+
+from server.api.errors import GenerationAbortedError, GenerationFailedError
+from server.api.formats import ChoiceText
+from server.core.ports import GenerationEngine
+from server.core.request import FinishReason, GenerationDelta, GenerationRequest
+
+Deltas = AsyncIterator[GenerationDelta]
+
+
+def generate_all(engine: GenerationEngine, requests: Sequence[GenerationRequest]) -> Deltas:
+    """The deltas of all `requests` as they come, the choices numbered through.
+
+    Close it with `close_deltas`: that aborts what still runs. The first error of one request ends
+    all of them.
+    """
+    if len(requests) == 1:
+        return engine.generate(requests[0])
+    return _merged(engine, requests)
+
+
+async def close_deltas(deltas: Deltas) -> None:
+    """Close the iterator now rather than when it is collected; the engine aborts what is left."""
+    if isinstance(deltas, AsyncGenerator):
+        await deltas.aclose()
+
+
+def check_delta(delta: GenerationDelta) -> None:
+    """Raises when this delta ends its choice in a way that is no answer."""
+    if delta.finish_reason is FinishReason.ERROR:
+        raise GenerationFailedError(f"the generation failed: {delta.error or 'no reason given'}")
+    if delta.finish_reason is FinishReason.ABORT:
+        raise GenerationAbortedError(
+            "the engine stopped before this answer was complete; send the request again"
+        )
+
+
+async def collect(deltas: Deltas, num_choices: int) -> tuple[list[ChoiceText], int]:
+    """All choices whole, and the number of generated tokens. Closes `deltas` in any case.
+
+    Raises what the engine raises, and `GenerationFailedError` when a choice has no proper end.
+    """
+    pieces: list[list[str]] = [[] for _ in range(num_choices)]
+    reasons: dict[int, FinishReason] = {}
+    num_tokens = 0
+    try:
+        async for delta in deltas:
+            check_delta(delta)
+            pieces[delta.choice].append(delta.text)
+            num_tokens += delta.num_tokens
+            if delta.finish_reason is not None:
+                reasons[delta.choice] = delta.finish_reason
+    finally:
+        await close_deltas(deltas)
+    if len(reasons) < num_choices:
+        raise incomplete(num_choices - len(reasons), num_choices)
+    return [ChoiceText("".join(pieces[i]), reasons[i]) for i in range(num_choices)], num_tokens
+
+
+def incomplete(num_open: int, num_choices: int) -> GenerationFailedError:
+    """The engine's deltas ended too early."""
+    return GenerationFailedError(
+        f"the generation ended with {num_open} of {num_choices} choices unfinished"
+    )
+
+
+async def _merged(
+    engine: GenerationEngine, requests: Sequence[GenerationRequest]
+) -> AsyncGenerator[GenerationDelta]:
+    queue: asyncio.Queue[GenerationDelta | Exception | None] = asyncio.Queue()
+
+    async def pump(request: GenerationRequest, first_choice: int) -> None:
+        deltas = engine.generate(request)
+        try:
+            async for delta in deltas:
+                queue.put_nowait(replace(delta, choice=first_choice + delta.choice))
+            queue.put_nowait(None)
+        except Exception as error:  # noqa: BLE001 - it is raised where the queue is read
+            queue.put_nowait(error)
+        finally:
+            await close_deltas(deltas)
+
+    pumps: list[asyncio.Task[None]] = []
+    first_choice = 0
+    for request in requests:
+        pumps.append(asyncio.create_task(pump(request, first_choice)))
+        first_choice += request.num_choices
+    try:
+        num_open = len(pumps)
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

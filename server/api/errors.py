@@ -1,0 +1,135 @@
+"""Every error that a client can see, with its HTTP status: one table, `TABLE`.
+
+Errors of this floor, beside those of `server.core.errors`:
+
+ApiError
+├── BodyTooLargeError       the request body is over the limit
+├── UnknownUrlError         no such route
+├── MethodNotAllowedError   the route has other methods
+├── NotReadyError           the engine doesn't step
+├── GenerationFailedError   the engine gave up on an accepted request
+├── GenerationAbortedError  the engine ended an accepted request because it stops
+└── ClientGoneError         nobody reads the answer any more
+
+To add one: subclass `ApiError` (or an error of `server.core`), and give it a row. A row holds for
+all subclasses that have none of their own. The object that goes out is the OpenAI API's
+(https://platform.openai.com/docs/guides/error-codes).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.responses import JSONResponse
+
+from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
+from server.core.errors import (
+    AdapterTooLargeError,
+    AdapterUnavailableError,
+    EngineDeadError,
+    OverloadedError,
+    PromptTooLongError,
+    RequestError,
+    SwitchyardError,
+)
+
+
+class ApiError(SwitchyardError):
+    """Base of the errors that only HTTP knows."""
+
+
+class BodyTooLargeError(ApiError):
+    """The request body is over the limit."""
+
+
+class UnknownUrlError(ApiError):
+    """No route has this path."""
+
+
+class MethodNotAllowedError(ApiError):
+    """The route has other methods; `allowed` is its `Allow` header."""
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class NotReadyError(ApiError):
+    """The engine doesn't step (yet, or any more)."""
+
+
+class GenerationFailedError(ApiError):
+    """An accepted request ended with an error of the engine's."""
+
+
+class GenerationAbortedError(ApiError):
+    """An accepted request was ended by the engine, not by its caller."""
+
+
+class ClientGoneError(ApiError):
+    """The client closed the connection before its answer was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """How one kind of error goes out. `param` is used where the error itself names none."""
+
+    status: int
+    type: str
+    code: str | None = None
+    param: str | None = None
+    retry_after_seconds: float | None = None
+
+
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+
+TABLE: Mapping[type[Exception], ErrorRow] = {
+    RequestError: ErrorRow(400, _INVALID),
+    PromptTooLongError: ErrorRow(400, _INVALID, "context_length_exceeded"),
+    AdapterTooLargeError: ErrorRow(400, _INVALID, "adapter_too_large", "model"),
+    AdapterError: ErrorRow(400, _INVALID, "invalid_adapter", "lora_path"),
+    AdapterExistsError: ErrorRow(400, _INVALID, "adapter_exists", "lora_name"),
+    AdapterNotFoundError: ErrorRow(404, _INVALID, "adapter_not_found", "lora_name"),
+    AdapterUnavailableError: ErrorRow(404, _INVALID, "model_not_found", "model"),
+    UnknownUrlError: ErrorRow(404, _INVALID, "unknown_url"),
+    MethodNotAllowedError: ErrorRow(405, _INVALID, "method_not_allowed"),
+    BodyTooLargeError: ErrorRow(413, _INVALID, "request_too_large"),
+    OverloadedError: ErrorRow(429, "rate_limit_error", "rate_limit_exceeded"),
+    ClientGoneError: ErrorRow(499, _INVALID, "client_closed_request"),
+    GenerationFailedError: ErrorRow(500, _SERVER, "generation_failed"),
+    GenerationAbortedError: ErrorRow(503, _SERVER, "generation_aborted", None, 1.0),
+    NotReadyError: ErrorRow(503, _SERVER, "not_ready", None, 1.0),
+    EngineDeadError: ErrorRow(503, _SERVER, "engine_unavailable", None, 5.0),
+    Exception: ErrorRow(500, _SERVER, "internal_error"),
+}
+
+
+def row_of(error: Exception) -> ErrorRow:
+    """The table's row for `error`: its class's own, else its nearest ancestor's."""
+    return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+
+
+def error_object(error: Exception) -> dict[str, dict[str, str | None]]:
+    """The body that tells a client about `error`; an unforeseen one keeps its text to the log."""
+    row = row_of(error)
+    is_ours = isinstance(error, SwitchyardError | AdapterError)
+    message = str(error) if is_ours else "The server failed on this request; its log says why."
+    param = getattr(error, "param", None) or row.param
+    return {"error": {"message": message, "type": row.type, "param": param, "code": row.code}}
+
+
+def error_headers(error: Exception) -> dict[str, str]:
+    """`Retry-After` (whole seconds, at least 1) and `Allow`, where they belong."""
+    headers: dict[str, str] = {}
+    seconds = getattr(error, "retry_after_seconds", None) or row_of(error).retry_after_seconds
+    if seconds is not None:
+        headers["retry-after"] = str(max(1, math.ceil(seconds)))
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = error.allowed
+    return headers
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """`error` as a whole HTTP answer."""
+    return JSONResponse(error_object(error), row_of(error).status, error_headers(error))

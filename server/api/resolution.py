@@ -1,0 +1,62 @@
+"""From the words of a request to what serves it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from server.api.schemas import StackedAdapter
+from server.core.errors import AdapterUnavailableError, RequestError
+from server.core.model_info import ModelInfo
+from server.core.ports import AdapterCatalog
+from server.core.stack import BASE_STACK, AdapterStack
+
+# Anything else can't name an adapter, so it is an unknown model rather than a broken expression.
+_EXPRESSION = re.compile(r"[A-Za-z0-9._@:+\-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What answers one request. `expression` is what the answer calls it."""
+
+    expression: str
+    stack: AdapterStack
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`x-adapter-digest`, unless the base answers alone."""
+        return {"x-adapter-digest": self.stack.digest} if self.stack.members else {}
+
+
+def resolve_model(
+    model: str,
+    adapters: Sequence[StackedAdapter] | None,
+    *,
+    info: ModelInfo,
+    catalog: AdapterCatalog,
+) -> ServedModel:
+    """The versions that `model`, or `adapters` beside the base's name, mean at this moment.
+
+    Raises `AdapterUnavailableError` for what isn't there and `RequestError` for what can't be read.
+    """
+    if adapters:
+        if not info.is_base(model):
+            raise RequestError(
+                f"adapters goes with the base model, and model is '{model}': set model to "
+                f"'{info.base_id}', or write the stack in model and leave adapters out",
+                "adapters",
+            )
+        model = "+".join(f"{a.name}:{_plain(a.scale)}" for a in adapters)
+    elif info.is_base(model):
+        return ServedModel(info.base_id, BASE_STACK)
+    elif not _EXPRESSION.fullmatch(model):
+        raise AdapterUnavailableError(
+            f"The model '{model}' does not exist. GET /v1/models lists what this server has"
+        )
+    stack = catalog.resolve(model)
+    return ServedModel(stack.expression, stack)
+
+
+def _plain(scale: float) -> str:
+    """All digits of `scale` without an exponent, whose sign would read as the next adapter's."""
+    return format(Decimal(repr(scale)), "f")

@@ -1,0 +1,36 @@
+"""Limits and times of the HTTP side."""
+
+from dataclasses import dataclass
+
+from server.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What one HTTP request may ask for, and how long a stream may stay silent.
+
+    `max_choices` bounds prompts times `n` of one request. A stream waits `opening_seconds` for its
+    first token before it sends its headers: an error found by then still has its own HTTP status.
+    `keep_alive_seconds` lies between two comments on a stream. When the server is told to stop, the
+    streams that run get `shutdown_grace_seconds` to come to their end.
+    """
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_choices: int = 128
+    opening_seconds: float = 1.0
+    keep_alive_seconds: float = 15.0
+    shutdown_grace_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be at least {least}"
+            for name, least in (("max_body_bytes", 1024), ("max_choices", 1))
+            if getattr(self, name) < least
+        ]
+        problems += [
+            f"{name} is {getattr(self, name)}; it must not be negative"
+            for name in ("opening_seconds", "keep_alive_seconds", "shutdown_grace_seconds")
+            if getattr(self, name) < 0
+        ]
+        if problems:
+            raise ConfigurationError(problems)

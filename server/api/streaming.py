@@ -1,0 +1,130 @@
+"""An answer as an event stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from server.api.deltas import Deltas, check_delta, close_deltas, incomplete
+from server.api.disconnect import await_while_connected, cancel
+from server.api.errors import error_object
+from server.api.formats import DONE, AnswerFormat, Usage, event
+from server.api.settings import ApiSettings
+from server.core.errors import SwitchyardError
+from server.core.request import GenerationDelta
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerStream:
+    """Deltas in, server-sent events out. Owns the deltas: `close` it.
+
+    `num_prompt_tokens` is None when no usage chunk was asked for.
+    """
+
+    def __init__(
+        self,
+        deltas: Deltas,
+        answer: AnswerFormat,
+        *,
+        num_choices: int,
+        num_prompt_tokens: int | None,
+    ) -> None:
+        self._deltas = deltas
+        self._answer = answer
+        self._num_choices = num_choices
+        self._num_open = num_choices
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_tokens = 0
+        self._first = asyncio.create_task(self._next())
+
+    async def open(self, receive: Receive, patience_seconds: float) -> None:
+        """Wait a while for the first delta, so that an early error is still an HTTP status.
+
+        Raises what the engine raised, and `ClientGoneError`; the stream is closed then.
+        """
+        try:
+            await await_while_connected(self._first, receive, patience_seconds)
+            if self._first.done() and (delta := self._first.result()) is not None:
+                check_delta(delta)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the generation, if it hasn't ended. Harmless when called again."""
+        await cancel(self._first)
+        if not self._first.cancelled():
+            self._first.exception()  # Whoever awaits the events has it; nobody else needs to.
+        await close_deltas(self._deltas)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The whole stream up to `[DONE]`; an error is told as an event of its own."""
+        try:
+            async for part in self._parts():
+                yield part
+        except SwitchyardError as error:
+            yield event(error_object(error))
+        except Exception as error:
+            logger.exception("a stream broke off")
+            yield event(error_object(error))
+        yield DONE
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        # What can go out together does: each part costs a write to the socket.
+        held = self._answer.opening(self._num_choices)
+        if not self._first.done():
+            yield held
+            held = b""
+        delta = await self._first
+        while delta is not None:
+            held += self._chunk(delta)
+            if held and self._num_open:
+                yield held
+                held = b""
+            delta = await self._next()
+        if self._num_open:
+            raise incomplete(self._num_open, self._num_choices)
+        if self._num_prompt_tokens is not None:
+            held += self._answer.usage(Usage(self._num_prompt_tokens, self._num_tokens))
+        yield held
+
+    def _chunk(self, delta: GenerationDelta) -> bytes:
+        check_delta(delta)
+        self._num_tokens += delta.num_tokens
+        chunk = self._answer.text(delta.choice, delta.text) if delta.text else b""
+        if delta.finish_reason is not None:
+            self._num_open -= 1
+            chunk += self._answer.finish(delta.choice, delta.finish_reason)
+        return chunk
+
+    async def _next(self) -> GenerationDelta | None:
+        try:
+            return await self._deltas.__anext__()
+        except StopAsyncIteration:
+            return None
+
+
+class StreamResponse(EventSourceResponse):
+    """Sends an `AnswerStream` and closes it however the exchange ends."""
+
+    def __init__(
+        self, stream: AnswerStream, *, headers: Mapping[str, str], settings: ApiSettings
+    ) -> None:
+        super().__init__(
+            stream.events(),
+            headers=headers,
+            sep="\n",
+            ping=settings.keep_alive_seconds,
+            ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
+            shutdown_grace_period=settings.shutdown_grace_seconds,
+        )
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.close()

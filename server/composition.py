@@ -1,0 +1,141 @@
+"""The composition root: builds every part from the settings and runs them together."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from adapters.base.quantization import QuantizationSpec
+from adapters.store import AdapterStore
+from server.api.app import create_app
+from server.configuration import ServerConfig
+from server.core.model_info import ModelInfo
+from server.core.settings import SchedulerSettings
+from server.engine.catalog import StoreCatalog
+from server.engine.engine import Engine
+from server.engine.host_cache import HostAdapterCache
+from server.engine.metrics import EngineMetrics
+from server.model.assembly import AssembledModel, ModelSettings, assemble_model
+from server.scheduling.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+
+
+async def run_server(config: ServerConfig) -> None:
+    """Load the base, serve until told to stop (SIGINT, SIGTERM), and give everything back.
+
+    Raises `SwitchyardError`, `AdapterError` or `OSError` when the server can't start.
+    """
+    started = time.perf_counter()
+    model = assemble_model(_model_settings(config))
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry)
+    engine = _build_engine(config, model, metrics)
+    catalog = StoreCatalog(
+        AdapterStore(config.store),
+        base_digest=model.base_digest,
+        base_modules=model.module_shapes,
+        allowed_roots=(config.store, *config.adapter_roots),
+    )
+    metrics.backend_info.labels(model.backend).set(1)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        watching = asyncio.create_task(catalog.watch())
+        names = ", ".join(entry.current.label for entry in catalog.list()) or "none"
+        logger.info(
+            "ready in %.1f s; adapters: %s", time.perf_counter() - started, names
+        )
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            await engine.stop()
+
+    app = create_app(
+        engine=engine,
+        catalog=catalog,
+        tokenizer=model.tokenizer,
+        model=_model_info(config, model),
+        registry=registry,
+        lifespan=lifespan,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            loop="uvloop",
+            http="httptools",
+        )
+    )
+    await server.serve()
+
+
+def _model_settings(config: ServerConfig) -> ModelSettings:
+    quantized = config.quantization != "none"
+    return ModelSettings(
+        base=config.base,
+        quantization=QuantizationSpec(
+            config.quantization, double_quant=config.double_quant and quantized
+        ),
+        device=config.device,
+        dtype=config.dtype,
+        backend=config.backend,
+        max_model_len=config.max_model_len,
+        block_size=config.block_size,
+        kv_cache_gib=config.kv_cache_gib,
+        num_adapter_pages=config.adapter_bank_pages,
+    )
+
+
+def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMetrics) -> Engine:
+    settings = SchedulerSettings(
+        max_num_sequences=config.max_num_sequences,
+        max_batch_tokens=config.max_batch_tokens,
+        max_waiting=config.max_waiting,
+        max_model_len=model.max_model_len,
+        max_adapters_per_step=config.max_adapters_per_step,
+        block_size=config.block_size,
+        num_blocks=model.num_blocks,
+        num_adapter_pages=config.adapter_bank_pages,
+        max_lora_rank=config.max_lora_rank,
+        enable_prefix_cache=config.prefix_cache,
+    )
+    scheduler = Scheduler(
+        settings, eos_token_ids=model.tokenizer.eos_token_ids, base_digest=model.base_digest
+    )
+    cache = HostAdapterCache(
+        model.loader, max_bytes=int(config.host_cache_gib * _GIB), metrics=metrics
+    )
+    return Engine(
+        scheduler,
+        model.runner,
+        model.tokenizer,
+        cache,
+        settings=settings,
+        metrics=metrics,
+        device=model.device,
+    )
+
+
+def _model_info(config: ServerConfig, model: AssembledModel) -> ModelInfo:
+    return ModelInfo(
+        id=config.served_model_name or model.model_id,
+        root=model.base_reference,
+        max_model_len=model.max_model_len,
+        created=int(time.time()),
+    )
