@@ -1,0 +1,1 @@
+"""Named, versioned PEFT adapters: names, format, manifest, store. Imports no torch."""

@@ -13,7 +13,7 @@ _DEPTH_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def read_json_object(path: Path, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
-    """The JSON object in a file. Raises `DocumentError`, whose message starts with the file name."""
+    """The JSON object in a file. Raises `DocumentError`, which names the file first."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -25,7 +25,7 @@ def read_json_object(path: Path, *, max_bytes: int, max_depth: int) -> dict[str,
 
 
 def parse_json_object(data: bytes, title: str, *, max_depth: int) -> dict[str, Any]:
-    """The JSON object in `data`. Raises `DocumentError`, whose message starts with `title`."""
+    """The JSON object in `data`. Raises `DocumentError`, which begins with `title`."""
     try:
         text = data.decode("utf-8")
         _check_depth(text, title, max_depth)

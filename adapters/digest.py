@@ -27,7 +27,7 @@ _ORDERED_TABLES = frozenset({"rank_pattern", "alpha_pattern"})
 
 
 def adapter_digest(folder: Path) -> str:
-    """`sha256:` over the config keys that change the function, and every tensor's name, type and bytes.
+    """`sha256:` over what changes the function: config keys and tensors (name, type, shape, bytes).
 
     Metadata, file names, key order and the order of tensors in the file don't matter; keys that are
     empty, false or null count as absent, so that a newer PEFT's defaults don't change the digest.

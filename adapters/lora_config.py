@@ -157,10 +157,10 @@ def _number_problems(document: Mapping[str, Any]) -> list[str]:
 
 
 def _is_alpha(value: Any) -> bool:
-    if type(value) not in (int, float) or value == 0:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     # A whole number can be too large for a float.
-    return -1e30 < value < 1e30
+    return value != 0 and -1e30 < value < 1e30
 
 
 def _shown(value: Any) -> str:

@@ -56,14 +56,14 @@ class DataRecord(_Record):
 
 
 class Manifest(_Record):
-    """All that is known about one adapter version. Fields that an import can't know are None or empty.
+    """All that is known about one adapter version; None or empty is what an import can't know.
 
     `method` is PEFT's type in lower case, `rank` the largest rank of a module, `config` the full
     trainer config, `parent` the version that the name pointed at before (`polite@2`), `source`
     the folder an import came from. The store fills in `digest` (`adapters.digest`) on publishing.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     created_unix_seconds: NonNegativeInt
     method: str

@@ -72,7 +72,7 @@ class StoreLayout:
         return os.path.lexists(self.version_folder(name, version) / PUBLISHING_MARK)
 
     def read_alias(self, name: str) -> Alias:
-        """The name's alias; an empty one when the file is missing or unreadable."""
+        """The name's alias; one that points at nothing when the file is missing or unreadable."""
         try:
             document = read_json_object(
                 self.alias_file(name), max_bytes=_MAX_ALIAS_BYTES, max_depth=2

@@ -40,7 +40,7 @@ class TensorEntry:
 
 
 def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
-    """Tensor name -> entry, in the order of their bytes. Raises `TensorFileError` with all problems."""
+    """Tensor name -> entry, in the order of their bytes. Raises `TensorFileError`."""
     try:
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
@@ -138,7 +138,8 @@ def _layout_problems(
         if entry.begin < position:
             problems.append(f"tensor {entry.name[:200]} overlaps the one before it")
         elif entry.begin > position and sound:
-            problems.append(f"{entry.begin - position} bytes before {entry.name[:200]} are nobody's")
+            gap = entry.begin - position
+            problems.append(f"{gap} bytes before tensor {entry.name[:200]} belong to none")
         position = max(position, entry.end)
     if sound and position < file_size:
         problems.append(f"{file_size - position} bytes at its end belong to no tensor")

@@ -8,12 +8,14 @@ import asyncio
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.closed_loop import AnswerShape, ClosedLoop
+from loadtests.http_client import HttpClientError
 from loadtests.report import (
     CELL_HEADER,
     CellResult,
@@ -22,7 +24,7 @@ from loadtests.report import (
     format_table,
     parse_memory,
 )
-from loadtests.server_process import base_model_id, get, running_server
+from loadtests.server_process import ServerStartError, base_model_id, get, running_server
 
 NUM_CLIENTS = (1, 8, 32)
 NUM_ADAPTERS = (0, 1, 8, 32)
@@ -70,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME",
-        help="models to take turns with on --url; default: the first that it lists",
+        help="take turns with these models on --url; default: the first that it lists",
     )  # fmt: skip
     parser.add_argument(
         "--no-ignore-eos", action="store_true",
@@ -96,16 +98,17 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         base=arguments.base,
         num_clients=(1, 32) if quick else NUM_CLIENTS,
         num_adapters=(0, 32) if quick else NUM_ADAPTERS,
-        num_requests_each=(1, 1) if quick else (4, 3, 3),
+        num_requests_each=(2, 1) if quick else (4, 4, 3),
         rank=arguments.rank,
         shape=AnswerShape(arguments.tokens, not arguments.no_ignore_eos),
         server_args=tuple(arguments.server_arg),
     )
 
 
-async def measure_own(plan: Plan, store: Path, scratch: Path) -> ServerMeasurement:
-    """Start our server over `store`, run the grid, read its memory, stop it."""
-    async with running_server(plan.base, store, scratch / "server.log", plan.server_args) as url:
+async def measure_own(plan: Plan, scratch: Path) -> ServerMeasurement:
+    """Start our server over the store in `scratch`, run the grid, read its memory, stop it."""
+    store, log_file = scratch / "store", scratch / "server.log"
+    async with running_server(plan.base, store, log_file, plan.server_args) as url:
         base_id = await base_model_id(url)
         names = [f"bench-{index:02d}" for index in range(max(plan.num_adapters))]
         loop = ClosedLoop("switchyard", url, plan.shape)
@@ -123,8 +126,7 @@ async def measure_foreign(plan: Plan, url: str, models: Sequence[str]) -> Server
     names = list(models) or [await base_model_id(url)]
     loop = ClosedLoop(url, url, plan.shape)
     await loop.warm_up(names, max(plan.num_clients))
-    num_adapters = len(models) if len(models) > 1 else 0
-    return ServerMeasurement(tuple(await _measure_widths(loop, names, num_adapters, plan)), {})
+    return ServerMeasurement(tuple(await _measure_widths(loop, names, len(models), plan)), {})
 
 
 async def _measure_widths(
@@ -133,18 +135,22 @@ async def _measure_widths(
     cells: list[CellResult] = []
     for num_clients, num_each in zip(plan.num_clients, plan.num_requests_each, strict=True):
         cell = await loop.measure(models, num_clients, num_each, num_adapters)
-        print("  " + "  ".join(cell_row(cell)), flush=True)
+        print(f"  {cell.server}: {num_clients} clients, {num_adapters} adapters: "
+              f"{cell.tokens_per_second:.1f} tokens/s", flush=True)  # fmt: skip
         cells.append(cell)
     return cells
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the JSON. Returns the exit status."""
+    """Measure, print, and write the JSON. Returns the exit status: 1 when a request failed."""
     arguments = parse_arguments(argv)
     plan = make_plan(arguments)
-    with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as name:
-        scratch = Path(name)
-        report = _run(arguments, plan, scratch)
+    try:
+        with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as scratch:
+            report = _run(arguments, plan, Path(scratch))
+    except (HttpClientError, ServerStartError) as error:
+        print(f"the benchmark failed: {error}", file=sys.stderr)
+        return 1
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
         print(f"\nwritten to {arguments.json}")
@@ -152,20 +158,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, object]:
-    from loadtests.adapters_factory import fill_store
-
     print(f"{os.cpu_count()} CPU cores; {plan.base}; rank {plan.rank} on all linears; "
           f"{plan.shape.num_tokens} tokens an answer, greedy", flush=True)  # fmt: skip
     folders: dict[str, Path] = {}
     if arguments.own or arguments.peft:
-        store = scratch / "store"
+        # Imported late: a run over --url alone needs no torch.
+        from loadtests.adapters_factory import fill_store
+
         folders = fill_store(
-            store, scratch / "adapters", plan.base, max(plan.num_adapters), plan.rank
+            scratch / "store", scratch / "adapters", plan.base, max(plan.num_adapters), plan.rank
         )
     cells: list[CellResult] = []
     memory: dict[tuple[str, str], int] = {}
     if arguments.own:
-        own = asyncio.run(measure_own(plan, store, scratch))
+        own = asyncio.run(measure_own(plan, scratch))
         cells += own.cells
         memory = own.memory
     for url in arguments.url:

@@ -10,6 +10,7 @@ between two tokens of the eight streams during that request is printed against t
 import argparse
 import asyncio
 import itertools
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from pathlib import Path
 
 from loadtests.adapters_factory import fill_store
 from loadtests.closed_loop import AnswerShape, chat_body
-from loadtests.http_client import HttpConnection, StreamTimings, read_timings
+from loadtests.http_client import HttpClientError, HttpConnection, StreamTimings, read_timings
 from loadtests.report import format_table, percentile
-from loadtests.server_process import base_model_id, running_server
+from loadtests.server_process import ServerStartError, base_model_id, running_server
 
 _NUM_STREAMS = 8
 _NEWCOMER_TOKENS = 4
@@ -63,11 +64,15 @@ async def measure(
     num_tokens: int,
     rest_seconds: float = 1.0,
 ) -> tuple[list[StreamTimings], list[Arrival]]:
-    """Run the streams over the base and `resident`, let the newcomers arrive, wait for the end."""
+    """Run the streams over the base and `resident`, let the newcomers arrive, wait for the end.
+
+    Raises `HttpClientError` when any of them fails.
+    """
     base_id = await base_model_id(url)
     connections = [HttpConnection(url) for _ in range(_NUM_STREAMS + 1)]
     visitor = connections.pop()
     shape = AnswerShape(num_tokens)
+    arrivals: list[Arrival] = []
     try:
         await visitor.stream(_PATH, chat_body(resident, 0, AnswerShape(_NEWCOMER_TOKENS)))
         async with asyncio.TaskGroup() as group:
@@ -79,13 +84,14 @@ async def measure(
                 )
                 for index, connection in enumerate(connections)
             ]
-            arrivals: list[Arrival] = []
             for serial, (name, was_resident) in enumerate(_visits(resident, newcomers), 100):
                 await asyncio.sleep(rest_seconds)
                 body = chat_body(name, serial, AnswerShape(_NEWCOMER_TOKENS))
                 timings = read_timings(await visitor.stream(_PATH, body))
                 arrivals.append(Arrival(name, was_resident, timings))
         return [read_timings(task.result()) for task in tasks], arrivals
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     finally:
         for connection in (*connections, visitor):
             connection.close()
@@ -145,7 +151,7 @@ async def run(base: str, rank: int, num_loads: int, num_tokens: int, scratch: Pa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line and run. Returns the exit status."""
+    """Parse the command line and run. Returns the exit status: 1 when a stream failed."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.load_pause", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--base", default="embedded:smollm2-135m-instruct", metavar="REF")
@@ -154,15 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=256, help="per stream (%(default)s)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="switchyard-pause-") as scratch:
-        asyncio.run(
-            run(
-                arguments.base,
-                arguments.rank,
-                arguments.loads,
-                arguments.tokens,
-                Path(scratch),
-            )
-        )
+        work = run(arguments.base, arguments.rank, arguments.loads, arguments.tokens, Path(scratch))
+        try:
+            asyncio.run(work)
+        except (HttpClientError, ServerStartError) as error:
+            print(f"the measurement failed: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

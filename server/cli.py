@@ -34,16 +34,16 @@ def serve(
     double_quant: Annotated[
         bool | None, typer.Option(help="Quantise the 4-bit statistics too [on]")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, reference or native kernels [auto]")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, reference or native kernels [auto]")
+    ] = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the base in requests [from --base]")
     ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Window, prompt and answer together [the model's]")
     ] = None,
-    max_num_sequences: Annotated[
-        int | None, typer.Option(help="Sequences in a batch [64]")
-    ] = None,
+    max_num_sequences: Annotated[int | None, typer.Option(help="Sequences in a batch [64]")] = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Token budget of a step [256]")
     ] = None,

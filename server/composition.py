@@ -52,9 +52,7 @@ async def run_server(config: ServerConfig) -> None:
         engine.start()
         watching = asyncio.create_task(catalog.watch())
         names = ", ".join(entry.current.label for entry in catalog.list()) or "none"
-        logger.info(
-            "ready in %.1f s; adapters: %s", time.perf_counter() - started, names
-        )
+        logger.info("ready in %.1f s; adapters: %s", time.perf_counter() - started, names)
         try:
             yield
         finally:
@@ -64,12 +62,13 @@ async def run_server(config: ServerConfig) -> None:
             await engine.stop()
 
     app = create_app(
-        engine=engine,
-        catalog=catalog,
-        tokenizer=model.tokenizer,
-        model=_model_info(config, model),
+        engine,
+        catalog,
+        model.tokenizer,
+        _model_info(config, model),
         registry=registry,
         lifespan=lifespan,
+        before_scrape=engine.refresh_memory_metrics,
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -134,8 +133,10 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
 
 def _model_info(config: ServerConfig, model: AssembledModel) -> ModelInfo:
     return ModelInfo(
-        id=config.served_model_name or model.model_id,
+        base_id=config.served_model_name or model.model_id,
         root=model.base_reference,
         max_model_len=model.max_model_len,
+        vocab_size=model.vocab_size,
         created=int(time.time()),
+        aliases=(model.base_reference,),
     )

@@ -2,10 +2,10 @@
 
 from typing import Any, Literal, Self
 
-from adapters.names import parse_ref
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters.errors import AdapterError
+from adapters.names import parse_ref
 from trainer import defaults
 from trainer.errors import ConfigError
 from trainer.gate import parse_gate

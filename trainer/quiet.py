@@ -3,6 +3,8 @@
 import os
 import warnings
 
+from adapters.base.bitsandbytes_import import import_bitsandbytes
+
 
 def quiet_libraries() -> None:
     """No progress bars, advice or telemetry from the libraries; errors still come through.
@@ -16,6 +18,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|bitsandbytes|peft)\b")
+    # Before transformers: accelerate would import it with its search for kernels on the hub.
+    import_bitsandbytes()
     import datasets
     import transformers
 

@@ -1,5 +1,7 @@
 """The one function that loads a base model, for trainer and server alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,20 @@ def load_tokenizer(resolved: ResolvedBase) -> tuple[Any, ChatTemplate]:
     return tokenizer, ChatTemplate(template if isinstance(template, str) else "")
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws bars on stderr, in the middle of a server's log."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
 def load_base(
     reference: str,
     quantization: QuantizationSpec = NF4,
@@ -59,7 +75,7 @@ def load_base(
     The 4-bit codes are bitsandbytes' own: the same bytes wherever this is called. Raises
     `BaseNotFoundError` or `BaseUnreadableError`.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     resolved = resolve_base(reference, cache_dir)
     dtype = dtype or default_compute_dtype(device)
@@ -72,6 +88,20 @@ def load_base(
             bnb_4bit_use_double_quant=quantization.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
+    with _no_progress_bars():
+        return _load(resolved, quantization, dtype, device, attention, options)
+
+
+def _load(
+    resolved: ResolvedBase,
+    quantization: QuantizationSpec,
+    dtype: torch.dtype,
+    device: str,
+    attention: str,
+    options: dict[str, Any],
+) -> LoadedBase:
+    from transformers import AutoModelForCausalLM
+
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(resolved.path),
@@ -82,6 +112,6 @@ def load_base(
         )
         tokenizer, template = load_tokenizer(resolved)
     except (OSError, ValueError, KeyError) as error:
-        raise BaseUnreadableError(f"{reference} can't be loaded: {error}") from error
+        raise BaseUnreadableError(f"{resolved.reference} can't be loaded: {error}") from error
     model.eval()
     return LoadedBase(model, tokenizer, template, resolved, quantization)

@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedBase:
-    """A base model on this disk. `digest` names its weights, `revision` a hub commit if it has one."""
+    """A base model on this disk; `digest` names its weights, `revision` a hub commit if any."""
 
     reference: str
     path: Path

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from server.api.errors import BodyTooLargeError
+from server.api.errors import BodyTooLargeError, ClientGoneError
 from server.core.errors import RequestError
 
 _MAX_SHOWN_CHARS = 80
@@ -18,24 +18,20 @@ Body = TypeVar("Body", bound=BaseModel)
 async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Body:
     """The parsed body.
 
-    Raises `BodyTooLargeError` as soon as more than `max_bytes` are announced or came, and
-    `RequestError` naming every field that is wrong (`param` is the first).
+    Raises `BodyTooLargeError` as soon as more than `max_bytes` are announced or came,
+    `ClientGoneError` when the rest never comes, and `RequestError` naming every field that is wrong
+    (`param` is the first).
     """
     _check_content_type(request)
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(int(announced), max_bytes)
-    pieces: list[bytes] = []
-    num_bytes = 0
-    async for piece in request.stream():
-        num_bytes += len(piece)
-        if num_bytes > max_bytes:
-            raise _too_large(num_bytes, max_bytes)
-        pieces.append(piece)
     try:
-        return schema.model_validate_json(b"".join(pieces))
+        return schema.model_validate_json(await _bytes(request, max_bytes))
     except ValidationError as error:
         raise explain(error, schema) from error
+    except ClientDisconnect as error:
+        raise ClientGoneError("the client went away before its request was complete") from error
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> RequestError:
@@ -55,6 +51,17 @@ def _check_content_type(request: Request) -> None:
             f"the body must be JSON, and Content-Type is {content_type or 'missing'!r}: "
             "send Content-Type: application/json"
         )
+
+
+async def _bytes(request: Request, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    num_bytes = 0
+    async for piece in request.stream():
+        num_bytes += len(piece)
+        if num_bytes > max_bytes:
+            raise _too_large(num_bytes, max_bytes)
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _too_large(num_bytes: int, max_bytes: int) -> BodyTooLargeError:
@@ -90,12 +97,15 @@ def _sentence(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
             return f"{param or 'The body'} must be a JSON object"
     if not param:
         return message
-    if message.startswith("Input should "):
-        shown = repr(problem["input"])
-        if len(shown) > _MAX_SHOWN_CHARS:
-            shown = shown[:_MAX_SHOWN_CHARS] + "..."
-        return f"{param} is {shown}; it should {message.removeprefix('Input should ')}"
-    return message if _own_field(problem) else f"{param}: {message}"
+    subject, should, rest = message.partition(" should ")
+    if not should or subject not in ("Input", "String", "List"):
+        return message if _own_field(problem) else f"{param}: {message}"
+    if subject == "List":
+        return f"{param} should {rest.replace(' after validation', '')}"
+    shown = repr(problem["input"])
+    if len(shown) > _MAX_SHOWN_CHARS:
+        shown = shown[:_MAX_SHOWN_CHARS] + "..."
+    return f"{param} is {shown}; it should {rest}"
 
 
 def _suggestion(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:

@@ -25,7 +25,7 @@ class RequestBody(BaseModel):
     """A JSON object whose fields are all known. A null means the same as leaving the field out."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    unsupported: ClassVar[unsupported.Neutral] = {}
+    not_honoured: ClassVar[unsupported.Neutral] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -34,7 +34,7 @@ class RequestBody(BaseModel):
             return data
         kept: dict[str, Any] = {}
         for name, value in data.items():
-            neutral = cls.unsupported.get(name)
+            neutral = cls.not_honoured.get(name)
             if neutral is None:
                 if value is not None or name not in cls.model_fields:
                     kept[name] = value
@@ -92,7 +92,7 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class Message(RequestBody):
     """One turn. `developer` is the newer word for `system`."""
 
-    unsupported = unsupported.MESSAGE
+    not_honoured = unsupported.MESSAGE
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
@@ -113,7 +113,7 @@ class StackedAdapter(RequestBody):
 class StreamOptions(RequestBody):
     """How a stream reports."""
 
-    unsupported = unsupported.STREAM_OPTIONS
+    not_honoured = unsupported.STREAM_OPTIONS
 
     include_usage: bool = False
 
@@ -168,7 +168,7 @@ class GenerationBody(RequestBody):
 class ChatBody(GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    unsupported = unsupported.CHAT
+    not_honoured = unsupported.CHAT
 
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -194,7 +194,7 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`: one prompt or several, as text or as token ids."""
 
-    unsupported = unsupported.COMPLETION
+    not_honoured = unsupported.COMPLETION
 
     prompt: Annotated[list[Any], BeforeValidator(_listed(_is_one_prompt)), Field(min_length=1)]
     max_tokens: int | None = Field(None, ge=1)
@@ -221,7 +221,7 @@ class CompletionBody(GenerationBody):
 class LoadAdapterBody(RequestBody):
     """`POST /v1/load_lora_adapter`, vLLM's. Empty means missing: the route has vLLM's answer."""
 
-    unsupported = unsupported.LOAD_ADAPTER
+    not_honoured = unsupported.LOAD_ADAPTER
 
     lora_name: str = ""
     lora_path: str = ""
@@ -231,6 +231,6 @@ class LoadAdapterBody(RequestBody):
 class UnloadAdapterBody(RequestBody):
     """`POST /v1/unload_lora_adapter`, vLLM's."""
 
-    unsupported = unsupported.UNLOAD_ADAPTER
+    not_honoured = unsupported.UNLOAD_ADAPTER
 
     lora_name: str = ""

@@ -48,17 +48,21 @@ class Serving:
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         body = await read_body(request, ChatBody, self._settings.max_body_bytes)
-        served = self._resolve(body)
+        served = self._resolve(body, 1)
         messages = [message.as_template_message() for message in body.messages]
         num_chars = sum(len(message["content"]) for message in messages)
         prompt = await self._tokens(lambda: self._tokenizer.render_chat(messages), num_chars)
-        window_left = self._room(prompt, "messages")
-        max_tokens = body.token_limit or window_left
+        max_tokens = body.token_limit or self._room(prompt, "messages")
+        self._check_fits(prompt, max_tokens, "messages")
         head = _head("chatcmpl-", served)
         return await self._answer(
             request,
             body,
-            [self._engine_request(body, served, prompt, max_tokens, "messages", head)],
+            [
+                GenerationRequest(
+                    head.answer_id, prompt, body.sampling(max_tokens), served.stack, body.n
+                )
+            ],
             served=served,
             head=head,
             answer=ChatFormat(head, includes_usage=body.includes_usage),
@@ -67,17 +71,22 @@ class Serving:
     async def complete(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         body = await read_body(request, CompletionBody, self._settings.max_body_bytes)
-        self._check_num_choices(len(body.prompts), body.n)
-        served = self._resolve(body)
+        served = self._resolve(body, len(body.prompts))
         head = _head("cmpl-", served)
         engine_requests = []
-        for prompt in body.prompts:
+        for index, prompt in enumerate(body.prompts):
             token_ids = await self._prompt_tokens(prompt)
-            max_tokens = body.max_tokens or min(
-                COMPLETION_MAX_TOKENS, self._room(token_ids, "prompt")
-            )
+            default = min(COMPLETION_MAX_TOKENS, self._room(token_ids, "prompt"))
+            max_tokens = body.max_tokens or default
+            self._check_fits(token_ids, max_tokens, "prompt")
             engine_requests.append(
-                self._engine_request(body, served, token_ids, max_tokens, "prompt", head)
+                GenerationRequest(
+                    f"{head.answer_id}-{index}",
+                    token_ids,
+                    body.sampling(max_tokens),
+                    served.stack,
+                    body.n,
+                )
             )
         return await self._answer(
             request,
@@ -88,19 +97,15 @@ class Serving:
             answer=CompletionFormat(head, includes_usage=body.includes_usage),
         )
 
-    def _resolve(self, body: GenerationBody) -> ServedModel:
-        self._check_num_choices(1, body.n)
-        return resolve_model(body.model, body.adapters, info=self._info, catalog=self._catalog)
-
-    def _check_num_choices(self, num_prompts: int, n: int) -> None:
-        limit = self._settings.max_choices
-        if num_prompts * n > limit:
-            asked = f"n is {n}" if num_prompts == 1 else f"{num_prompts} prompts with n {n} are"
+    def _resolve(self, body: GenerationBody, num_prompts: int) -> ServedModel:
+        limit, num_choices = self._settings.max_choices, num_prompts * body.n
+        if num_choices > limit:
             raise RequestError(
-                f"{asked}{'' if num_prompts == 1 else f' {num_prompts * n} answers'}; one request "
-                f"takes up to {limit}: send several",
-                "n" if num_prompts == 1 else "prompt",
+                f"n is {body.n} for {num_prompts} prompt(s), which makes {num_choices} answers; "
+                f"one request takes up to {limit}: send several",
+                "n" if body.n > 1 else "prompt",
             )
+        return resolve_model(body.model, body.adapters, info=self._info, catalog=self._catalog)
 
     async def _tokens(self, tokenise: Callable[[], TokenIds], num_chars: int) -> TokenIds:
         if num_chars <= _MAX_INLINE_CHARS:
@@ -134,15 +139,7 @@ class Serving:
             )
         return window - len(prompt)
 
-    def _engine_request(
-        self,
-        body: GenerationBody,
-        served: ServedModel,
-        prompt: TokenIds,
-        max_tokens: int,
-        param: str,
-        head: AnswerHead,
-    ) -> GenerationRequest:
+    def _check_fits(self, prompt: TokenIds, max_tokens: int, param: str) -> None:
         room = self._room(prompt, param)
         if max_tokens > room:
             raise PromptTooLongError(
@@ -151,13 +148,6 @@ class Serving:
                 f"max_tokens to {room} or less, or shorten {param}",
                 "max_tokens",
             )
-        return GenerationRequest(
-            request_id=head.answer_id,
-            prompt_token_ids=prompt,
-            sampling=body.sampling(max_tokens),
-            stack=served.stack,
-            num_choices=body.n,
-        )
 
     async def _answer(
         self,

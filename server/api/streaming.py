@@ -62,34 +62,29 @@ class AnswerStream:
 
     async def events(self) -> AsyncIterator[bytes]:
         """The whole stream up to `[DONE]`; an error is told as an event of its own."""
-        try:
-            async for part in self._parts():
-                yield part
-        except SwitchyardError as error:
-            yield event(error_object(error))
-        except Exception as error:
-            logger.exception("a stream broke off")
-            yield event(error_object(error))
-        yield DONE
-
-    async def _parts(self) -> AsyncIterator[bytes]:
         # What can go out together does: each part costs a write to the socket.
         held = self._answer.opening(self._num_choices)
-        if not self._first.done():
-            yield held
-            held = b""
-        delta = await self._first
-        while delta is not None:
-            held += self._chunk(delta)
-            if held and self._num_open:
+        try:
+            if held and not self._first.done():
                 yield held
                 held = b""
-            delta = await self._next()
-        if self._num_open:
-            raise incomplete(self._num_open, self._num_choices)
-        if self._num_prompt_tokens is not None:
-            held += self._answer.usage(Usage(self._num_prompt_tokens, self._num_tokens))
-        yield held
+            delta = await self._first
+            while delta is not None:
+                held += self._chunk(delta)
+                if held and self._num_open:
+                    yield held
+                    held = b""
+                delta = await self._next()
+            if self._num_open:
+                raise incomplete(self._num_open, self._num_choices)
+            if self._num_prompt_tokens is not None:
+                held += self._answer.usage(Usage(self._num_prompt_tokens, self._num_tokens))
+        except SwitchyardError as error:
+            held += event(error_object(error))
+        except Exception as error:
+            logger.exception("a stream broke off")
+            held += event(error_object(error))
+        yield held + DONE
 
     def _chunk(self, delta: GenerationDelta) -> bytes:
         check_delta(delta)

@@ -47,6 +47,10 @@ class ModelRunner(Protocol):
         """Bytes by component: weights, kv_cache, adapter_bank, activations."""
         ...
 
+    def device_memory_bytes(self) -> Mapping[str, int]:
+        """`used`, `free` and `total` of the device; on a CPU this process's and the machine's."""
+        ...
+
 
 class TokenStream(Protocol):
     """Token ids in, text out, never half a character."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.names import AdapterRef
-from adapters.stack import parse_stack
-from adapters.store import AdapterStore, StoredAdapter
 from watchfiles import awatch
 
 from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
+from adapters.names import AdapterRef
+from adapters.stack import parse_stack
+from adapters.store import AdapterStore, StoredAdapter
 from server.core.errors import AdapterUnavailableError, RequestError
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
 

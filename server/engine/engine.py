@@ -94,8 +94,15 @@ class Engine:
 
     def refresh_memory_metrics(self) -> None:
         """Bring the memory gauges up to date (before a scrape)."""
-        self._metrics.set_memory(self._device, self._runner.memory_bytes())
-        self._metrics.set_memory("cpu", {"adapter_host_cache": self._host_cache.num_bytes})
+        components = dict(self._runner.memory_bytes())
+        device = self._runner.device_memory_bytes()
+        host = self._host_cache.num_bytes
+        known = sum(components.values()) + (host if self._device == "cpu" else 0)
+        components["other"] = max(0, device["used"] - known)
+        self._metrics.set_memory(self._device, components)
+        self._metrics.set_memory("cpu", {"adapter_host_cache": host})
+        for kind, num_bytes in device.items():
+            self._metrics.device_memory[kind].labels(self._device).set(num_bytes)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:
         """See `core.ports.GenerationEngine.generate`."""

@@ -33,6 +33,14 @@ class EngineMetrics:
         self.num_waiting = gauge("num_requests_waiting", "Sequences in the queue")
         self.kv_usage = gauge("kv_cache_usage_ratio", "Held KV blocks over all KV blocks")
         self.memory = gauge("memory_bytes", "Bytes by component", "device", "component")
+        self.device_memory = {
+            kind: gauge(f"device_memory_{kind}_bytes", f"{kind} memory of the device", "device")
+            for kind in ("used", "free", "total")
+        }
+        self.adapter_resident = gauge(
+            "adapter_resident", "1 where an adapter version is", "adapter", "version", "tier"
+        )
+        self.adapter_bytes = gauge("adapter_bytes", "Bytes in a tier", "adapter", "version")
         self.slots_used = gauge("adapter_slots_used", "Adapter pages in use")
         self.slots_total = gauge("adapter_slots_total", "Adapter pages in the bank")
         self.backend_info = gauge("kernel_backend_info", "1 for the backend in use", "backend")

@@ -53,6 +53,7 @@ class AssembledModel:
     backend: str
     num_blocks: int
     max_model_len: int
+    vocab_size: int
 
 
 def assemble_model(settings: ModelSettings) -> AssembledModel:
@@ -103,6 +104,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         backend=backend,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
+        vocab_size=int(base.model.config.vocab_size),
     )
 
 

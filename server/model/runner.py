@@ -8,6 +8,7 @@ import torch
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.ports import HostAdapter
 from server.model.bank import AdapterBank
+from server.model.device_memory import device_memory_bytes
 from server.model.host_adapter import PagedAdapter
 from server.model.kv_cache import KVCache
 from server.model.sampler import sample
@@ -64,3 +65,7 @@ class TorchRunner:
             "adapter_bank": self._bank.size_bytes,
             "activations": self._peak_logits_bytes,
         }
+
+    def device_memory_bytes(self) -> Mapping[str, int]:
+        """`used`, `free`, `total` of the device in bytes."""
+        return device_memory_bytes(self._device)

@@ -6,6 +6,7 @@ or a neighbour's token changes the text.
 """
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,11 +39,15 @@ class FakeLoader:
 
 
 class FakeRunner:
-    """See the module docstring. `fail_on` makes a step over that token raise."""
+    """See the module docstring. `fail_on` makes a step over that token raise;
+    `step_seconds` is how long a step takes."""
 
-    def __init__(self, block_size: int, *, fail_on: int | None = None) -> None:
+    def __init__(
+        self, block_size: int, *, fail_on: int | None = None, step_seconds: float = 0.0
+    ) -> None:
         self.block_size = block_size
         self.fail_on = fail_on
+        self.step_seconds = step_seconds
         self.cache: dict[tuple[int, int], tuple[int, str]] = {}
         self.bank: dict[int, str] = {}
         self.batches: list[ScheduledBatch] = []
@@ -53,6 +58,7 @@ class FakeRunner:
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         self.batches.append(batch)
+        time.sleep(self.step_seconds)
         for row in batch.rows:
             if self.fail_on in row.token_ids:
                 raise RuntimeError(f"token {self.fail_on} breaks this model")
@@ -75,6 +81,9 @@ class FakeRunner:
 
     def memory_bytes(self) -> Mapping[str, int]:
         return {"weights": 1}
+
+    def device_memory_bytes(self) -> Mapping[str, int]:
+        return {"used": 3, "free": 2, "total": 5}
 
 
 def next_token(tokens: Sequence[int], adapters: str, seed: int) -> int:

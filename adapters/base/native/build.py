@@ -56,7 +56,9 @@ class InstructionSet(Enum):
         """The words that /proc/cpuinfo must show."""
         if self is InstructionSet.AVX2:
             return frozenset({"avx2", "fma", "f16c"})
-        return frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"})
+        return frozenset(
+            {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"}
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,9 @@ def _find_compiler() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise NativeBuildError(f"no C++ compiler ({', '.join(names)}) on PATH; install g++ to have them")
+    raise NativeBuildError(
+        f"no C++ compiler ({', '.join(names)}) on PATH; install g++ to have them"
+    )
 
 
 def _compile(compiler: str, sources: Sequence[Path], flags: Sequence[str], folder: Path) -> Path:

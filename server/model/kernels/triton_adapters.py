@@ -11,8 +11,6 @@ sum depends on the module's shape alone, so a token's result is the same bits in
 Axes: T tokens, K inputs, N outputs, P pages, R rank components, U units, S shares of K.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -100,28 +98,186 @@ class TritonAdapterWork:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _unit_scales(
-    item: Any, end: Any, pages: Any, scales: Any, module_scales: Any, module_stride: Any
-) -> Any:
-    """Page of each rank component's item, and its factor: 0 beyond the list's end."""
-    valid = item < end
-    page_R = tl.load(pages + item, mask=valid, other=0).to(tl.int64)
-    scale_R = tl.load(scales + item, mask=valid, other=0.0)
-    scale_R = scale_R * tl.load(module_scales + page_R * module_stride, mask=valid, other=0.0)
-    return page_R, scale_R
+def _unit_ranks(
+    item: tl.tensor,
+    end: tl.tensor,
+    pages: tl.tensor,
+    scales: tl.tensor,
+    module_scales: tl.tensor,
+    module_stride: tl.tensor,
+    PAGE_RANK: tl.constexpr,
+    UNIT_RANK: tl.constexpr,
+) -> tl.tensor:
+    """Page [R], row within the page [R] and factor [R] of a unit's rank components.
+
+    The factor is 0 beyond the end of the work list.
+    """
+    rank_R = tl.arange(0, UNIT_RANK)
+    item_R = item + rank_R // PAGE_RANK
+    valid = item_R < end
+    page_R = tl.load(pages + item_R, mask=valid, other=0).to(tl.int64)
+    scale_R = tl.load(scales + item_R, mask=valid, other=0.0)
+    scale_R *= tl.load(module_scales + page_R * module_stride, mask=valid, other=0.0)
+    return page_R, rank_R % PAGE_RANK, scale_R
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# What differs from step to step must not compile another variant.
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["num_units"],
+    do_not_specialize_on_alignment=[
+        "tile_tokens",
+        "unit_tiles",
+        "unit_items",
+        "unit_ends",
+        "pages",
+        "scales",
+        "module_scales",
+    ],
+)
 def _shrink_kernel(
-    h, inputs, a,  # noqa: ANN001
-    tile_tokens, unit_tiles, unit_items, unit_ends,
-    pages, scales, module_scales,
-    num_inputs, num_units,
-    input_stride, page_stride, module_stride,
+    h: tl.tensor,
+    inputs: tl.tensor,
+    a: tl.tensor,
+    tile_tokens: tl.tensor,
+    unit_tiles: tl.tensor,
+    unit_items: tl.tensor,
+    unit_ends: tl.tensor,
+    pages: tl.tensor,
+    scales: tl.tensor,
+    module_scales: tl.tensor,
+    num_inputs: tl.tensor,
+    num_units: tl.tensor,
+    input_stride: tl.tensor,
+    page_stride: tl.tensor,
+    module_stride: tl.tensor,
     SHARE_K: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PAGE_RANK: tl.constexpr,
     UNIT_RANK: tl.constexpr,
     TILE_TOKENS: tl.constexpr,
-):  # fmt: skip
-    pass
+) -> None:
+    """h[share, unit] = inputs[tokens of its tile] A[pages of the unit]^T over one share of K.
+
+    Grid (units, shares). Writes h unscaled; leaves it undefined where the unit has no effect.
+    """
+    unit, share = tl.program_id(0), tl.program_id(1)
+    tile = tl.load(unit_tiles + unit)
+    if tile < 0:
+        return
+    page_R, row_R, scale_R = _unit_ranks(
+        tl.load(unit_items + unit),
+        tl.load(unit_ends + unit),
+        pages,
+        scales,
+        module_scales,
+        module_stride,
+        PAGE_RANK,
+        UNIT_RANK,
+    )
+    present_R = scale_R != 0.0
+    if tl.sum(present_R.to(tl.int32), 0) == 0:
+        return
+    slot_T = tl.arange(0, TILE_TOKENS)
+    token_T = tl.load(tile_tokens + tile * TILE_TOKENS + slot_T).to(tl.int64)
+    inputs_T = inputs + token_T * input_stride
+    a_R = a + page_R * page_stride + row_R * num_inputs
+    total_TR = tl.zeros((TILE_TOKENS, UNIT_RANK), dtype=tl.float32)
+    first = share * SHARE_K
+    for start in range(first, min(first + SHARE_K, num_inputs), BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside_K = k < num_inputs
+        x_TK = tl.load(
+            inputs_T[:, None] + k[None, :],
+            mask=(token_T >= 0)[:, None] & inside_K[None, :],
+            other=0.0,
+        )
+        a_KR = tl.load(
+            a_R[None, :] + k[:, None], mask=inside_K[:, None] & present_R[None, :], other=0.0
+        )
+        total_TR = tl.dot(x_TK.to(a_KR.dtype), a_KR, total_TR, input_precision="ieee")
+    place = (share * num_units + unit) * TILE_TOKENS * UNIT_RANK
+    rank_R = tl.arange(0, UNIT_RANK)
+    tl.store(h + place + slot_T[:, None] * UNIT_RANK + rank_R[None, :], total_TR)
+
+
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["num_units"],
+    do_not_specialize_on_alignment=[
+        "tile_tokens",
+        "unit_starts",
+        "unit_items",
+        "unit_ends",
+        "pages",
+        "scales",
+        "module_scales",
+    ],
+)
+def _expand_kernel(
+    out: tl.tensor,
+    h: tl.tensor,
+    b: tl.tensor,
+    tile_tokens: tl.tensor,
+    unit_starts: tl.tensor,
+    unit_items: tl.tensor,
+    unit_ends: tl.tensor,
+    pages: tl.tensor,
+    scales: tl.tensor,
+    module_scales: tl.tensor,
+    num_outputs: tl.tensor,
+    num_units: tl.tensor,
+    out_stride: tl.tensor,
+    page_stride: tl.tensor,
+    module_stride: tl.tensor,
+    NUM_SHARES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAGE_RANK: tl.constexpr,
+    UNIT_RANK: tl.constexpr,
+    TILE_TOKENS: tl.constexpr,
+) -> None:
+    """out[tokens of the tile] += sum over its units of (scale * h) B[pages of the unit].
+
+    Grid (tiles, blocks of N). A tile that nothing touches in this module is left unread.
+    """
+    tile, block = tl.program_id(0), tl.program_id(1)
+    slot_T = tl.arange(0, TILE_TOKENS)
+    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside_N = n < num_outputs
+    rank_R = tl.arange(0, UNIT_RANK)
+    total_TN = tl.zeros((TILE_TOKENS, BLOCK_N), dtype=tl.float32)
+    num_present = 0
+    for unit in range(tl.load(unit_starts + tile), tl.load(unit_starts + tile + 1)):
+        page_R, row_R, scale_R = _unit_ranks(
+            tl.load(unit_items + unit),
+            tl.load(unit_ends + unit),
+            pages,
+            scales,
+            module_scales,
+            module_stride,
+            PAGE_RANK,
+            UNIT_RANK,
+        )
+        present_R = scale_R != 0.0
+        present = tl.sum(present_R.to(tl.int32), 0)
+        num_present += present
+        if present > 0:
+            h_TR = tl.zeros((TILE_TOKENS, UNIT_RANK), dtype=tl.float32)
+            for share in range(NUM_SHARES):
+                place = (share * num_units + unit) * TILE_TOKENS * UNIT_RANK
+                h_TR += tl.load(
+                    h + place + slot_T[:, None] * UNIT_RANK + rank_R[None, :],
+                    mask=present_R[None, :],
+                    other=0.0,
+                )
+            b_RN = tl.load(
+                (b + page_R * page_stride + row_R * num_outputs)[:, None] + n[None, :],
+                mask=present_R[:, None] & inside_N[None, :],
+                other=0.0,
+            )
+            scaled_TR = (h_TR * scale_R[None, :]).to(b_RN.dtype)
+            total_TN = tl.dot(scaled_TR, b_RN, total_TN, input_precision="ieee")
+    if num_present > 0:
+        token_T = tl.load(tile_tokens + tile * TILE_TOKENS + slot_T).to(tl.int64)
+        inside_TN = (token_T >= 0)[:, None] & inside_N[None, :]
+        out_TN = out + (token_T * out_stride)[:, None] + n[None, :]
+        before_TN = tl.load(out_TN, mask=inside_TN, other=0.0).to(tl.float32)
+        tl.store(out_TN, (before_TN + total_TN).to(out.dtype.element_ty), mask=inside_TN)

@@ -79,10 +79,10 @@ class WorkTables:
 
     def __init__(self, num_tiles: int, num_units: int, *, device: torch.device | str) -> None:
         self.num_tiles, self.num_units = num_tiles, num_units
-        sizes = (num_tiles * TILE_TOKENS, num_tiles + 1, num_units, num_units, num_units)
+        sizes = [num_tiles * TILE_TOKENS, num_tiles + 1, num_units, num_units, num_units]
         self._memory = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        tokens, self.unit_starts, self.unit_tiles, self.unit_items, self.unit_ends = (
-            self._memory.split(sizes)
+        tokens, self.unit_starts, self.unit_tiles, self.unit_items, self.unit_ends = torch.split(
+            self._memory, sizes
         )
         self.tile_tokens = tokens.view(num_tiles, TILE_TOKENS)
 
@@ -107,7 +107,10 @@ class WorkTables:
 
 def _tile(segments: list[tuple[int, int, list[np.ndarray]]], num_items: int) -> WorkPlan:
     tile_tokens: list[np.ndarray] = []
-    unit_starts, unit_tiles, unit_items, unit_ends = [0], [], [], []
+    unit_starts = [0]
+    unit_tiles: list[int] = []
+    unit_items: list[int] = []
+    unit_ends: list[int] = []
     for start, end, parts in segments:
         tokens = np.concatenate(parts)
         for first in range(0, len(tokens), TILE_TOKENS):

@@ -36,9 +36,8 @@ async def test_no_prompt_comes_twice_not_even_after_the_warm_up() -> None:
 
 async def test_one_failed_request_fails_the_cell() -> None:
     loop = ClosedLoop("ours", "http://127.0.0.1:1", AnswerShape())
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(HttpClientError, match="no server at"):
         await loop.measure(["a"], 2, 1, 1)
-    assert all(isinstance(error, HttpClientError) for error in caught.value.exceptions)
 
 
 async def test_the_base_is_the_first_model_listed() -> None:

@@ -70,6 +70,7 @@ def save_tiny_base(folder: Path) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
+        initializer_range=0.1,  # so that logits can become sharp without training the head
         pad_token_id=0,
         eos_token_id=3,
         bos_token_id=1,

@@ -1,0 +1,100 @@
+"""How the `adapters` command shows what the store holds: rich tables, or plain data for JSON."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from adapters.store import AdapterStore, StoredAdapter
+
+
+def stored_as_data(store: AdapterStore, stored: StoredAdapter) -> dict[str, Any]:
+    """One version as JSON data, its manifest included."""
+    return {
+        "name": stored.name,
+        "version": stored.version,
+        "versions": list(store.versions(stored.name)),
+        "digest": stored.digest,
+        "rank": stored.rank,
+        "size_bytes": stored.size_bytes,
+        "path": str(stored.path),
+        "manifest": stored.manifest.model_dump(mode="json"),
+    }
+
+
+def listing_table(store: AdapterStore, adapters: Iterable[StoredAdapter]) -> Table:
+    """One row for each name: what it means now."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("NAME", no_wrap=True)
+    for title in ("VERSION", "VERSIONS", "RANK", "SIZE"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("PUBLISHED", no_wrap=True)
+    table.add_column("BASE", overflow="ellipsis", no_wrap=True)
+    for stored in adapters:
+        base = stored.manifest.base
+        table.add_row(
+            stored.name,
+            str(stored.version),
+            str(len(store.versions(stored.name))),
+            str(stored.rank),
+            size_text(stored.size_bytes),
+            time_text(stored.manifest.created_unix_seconds),
+            base.reference if base is not None else "not recorded",
+        )
+    return table
+
+
+def detail_table(store: AdapterStore, stored: StoredAdapter) -> Table:
+    """Everything worth reading about one version; what isn't recorded has no row."""
+    manifest = stored.manifest
+    rows: list[tuple[str, str | None]] = [
+        ("adapter", stored.label),
+        ("versions", ", ".join(str(version) for version in store.versions(stored.name))),
+        ("published", time_text(manifest.created_unix_seconds)),
+        ("method", f"{manifest.method}, rank {stored.rank}"),
+        ("size", size_text(stored.size_bytes)),
+        ("digest", stored.digest),
+        ("path", str(stored.path)),
+        ("parent", manifest.parent),
+        ("imported from", manifest.source),
+    ]
+    if (base := manifest.base) is not None:
+        rows += [("base", base.reference), ("base revision", base.revision)]
+        rows += [("base digest", base.digest)]
+    if (spec := manifest.quantization) is not None:
+        double = ", double quantisation" if spec.double_quant else ""
+        rows += [("base weights", f"{spec.scheme}, block size {spec.block_size}{double}")]
+    if manifest.template is not None:
+        rows += [("chat template", manifest.template.hash)]
+    if (data := manifest.data) is not None:
+        sizes = f"{data.num_train_rows} rows to train, {data.num_eval_rows} to evaluate"
+        rows += [("data", f"{sizes}; {data.digest}")]
+    rows += [(name, f"{value:g}") for name, value in sorted(manifest.metrics.items())]
+    rows += [
+        ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.library_versions.items())))
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in rows:
+        if text:
+            table.add_row(title, text)
+    return table
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes for a person: `1.3 MB` (powers of 1000)."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    size = float(num_bytes)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def time_text(unix_seconds: int) -> str:
+    """`2026-01-31 12:00 UTC`."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,120 @@
+"""Reading a store, at any time and without a lock: every state that a reader can meet is whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.errors import ManifestError
+from adapters.folder_files import MANIFEST_FILE, WEIGHTS_FILE
+from adapters.manifest import Manifest, read_manifest
+from adapters.store_layout import Alias, StoreLayout
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """One published version. Its folder doesn't change until it is removed.
+
+    `size_bytes` is the weights file's; `rank` and `digest` are the manifest's.
+    """
+
+    name: str
+    version: int
+    digest: str
+    rank: int
+    path: Path
+    manifest: Manifest
+    size_bytes: int
+
+    @property
+    def label(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """Tells a replaced file from the one that was read."""
+
+    mtime_ns: int
+    inode: int
+
+
+class StoreReader:
+    """What a store holds now. Keeps parsed files until they change; threads may share it."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        self._aliases: dict[str, tuple[_Stamp, Alias]] = {}
+        self._versions: dict[Path, tuple[_Stamp, StoredAdapter | None]] = {}
+
+    def alias(self, name: str) -> Alias:
+        """What `name` points at; nothing when there is no such name."""
+        stamp = _stamp(self._layout.alias_file(name))
+        if stamp is None:
+            self._aliases.pop(name, None)
+            return Alias()
+        kept = self._aliases.get(name)
+        if kept is None or kept[0] != stamp:
+            # A file replaced after the stat is read as the newer one and read again next time.
+            kept = self._aliases[name] = (stamp, self._layout.read_alias(name))
+        return kept[1]
+
+    def version(self, name: str, version: int) -> StoredAdapter | None:
+        """One version, or None where readers see none: missing, unfinished or without manifest."""
+        if self._layout.is_unfinished(name, version, self.alias(name)):
+            return None
+        return self._parsed(name, version)
+
+    def current(self, name: str) -> StoredAdapter | None:
+        """The version that `name` points at."""
+        version = self.alias(name).version
+        return None if version is None else self._parsed(name, version)
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        """Every version that readers see, ascending."""
+        numbers = self._layout.version_folders(name)
+        return tuple(number for number in numbers if self.version(name, number) is not None)
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that has a version, sorted."""
+        return tuple(
+            name
+            for name in self._layout.name_folders()
+            if self.current(name) is not None or self.versions(name)
+        )
+
+    def all_current(self) -> tuple[StoredAdapter, ...]:
+        """The current version of every name that points at one, by name."""
+        found = (self.current(name) for name in self._layout.name_folders())
+        return tuple(stored for stored in found if stored is not None)
+
+    def _parsed(self, name: str, version: int) -> StoredAdapter | None:
+        folder = self._layout.version_folder(name, version)
+        stamp = _stamp(folder / MANIFEST_FILE)
+        if stamp is None:
+            self._versions.pop(folder, None)
+            return None
+        kept = self._versions.get(folder)
+        if kept is None or kept[0] != stamp:
+            kept = self._versions[folder] = (stamp, _read_version(name, version, folder))
+        return kept[1]
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _Stamp(status.st_mtime_ns, status.st_ino)
+
+
+def _read_version(name: str, version: int, folder: Path) -> StoredAdapter | None:
+    try:
+        manifest = read_manifest(folder / MANIFEST_FILE)
+        size_bytes = (folder / WEIGHTS_FILE).stat().st_size
+    except (ManifestError, OSError):
+        return None
+    if not manifest.digest:
+        return None
+    return StoredAdapter(
+        name, version, manifest.digest, manifest.rank, folder, manifest, size_bytes
+    )

@@ -1,0 +1,129 @@
+"""Changing a store so that a crash at any moment leaves the old state or the new one.
+
+Every function here expects its caller to hold the store's lock.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from adapters.digest import adapter_digest
+from adapters.durable_files import copy_synced, replace_synced, sync_path, write_synced
+from adapters.errors import InspectionError
+from adapters.folder_files import MANIFEST_FILE, list_folder
+from adapters.manifest import Manifest
+from adapters.store_layout import PUBLISHING_MARK, Alias, StoreLayout
+
+
+class StoreWriter:
+    """The moves that a store is changed by. Holds no state."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+
+    def recover(self) -> None:
+        """Undo or finish whatever a dead process left: staging, unfinished publishes."""
+        self._layout.staging.mkdir(exist_ok=True)
+        for leftover in self._layout.staging.iterdir():
+            _delete(leftover)
+        for name in self._layout.name_folders():
+            for version in self._layout.version_folders(name):
+                mark = self._layout.version_folder(name, version) / PUBLISHING_MARK
+                if not mark.exists():
+                    continue
+                if self._layout.read_alias(name).version == version:
+                    mark.unlink()
+                else:
+                    self._discard(mark.parent)
+
+    def publish(
+        self,
+        name: str,
+        source: Path,
+        describe: Callable[[Path], Manifest],
+        *,
+        set_alias: bool,
+    ) -> int:
+        """Copy `source` as the next version of `name`; returns its number.
+
+        `describe` is given the finished copy and returns its manifest, whose digest is filled in
+        here. Raises `InspectionError` for files that may not be in a store, what the digest raises
+        for malformed ones, and `OSError`.
+        """
+        files = _files_to_copy(source)
+        staged = self._staging_path()
+        try:
+            copy_synced(files, staged)
+            manifest = describe(staged).model_copy(update={"digest": adapter_digest(staged)})
+            write_synced(staged / MANIFEST_FILE, manifest.to_json())
+            if set_alias:
+                write_synced(staged / PUBLISHING_MARK, "")
+            sync_path(staged)
+            return self._commit(name, staged, set_alias=set_alias)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def point(self, name: str, version: int) -> None:
+        """Make `name` mean `version`."""
+        highest = max([self._layout.read_alias(name).highest, version])
+        self._write_alias(name, Alias(version, highest))
+
+    def remove_version(self, name: str, version: int) -> None:
+        """Take one version away; its number isn't used again while the name exists."""
+        alias = self._layout.read_alias(name)
+        if alias.highest < version:
+            self._write_alias(name, Alias(alias.version, version))
+        self._discard(self._layout.version_folder(name, version))
+
+    def remove_name(self, name: str) -> None:
+        """Take a name with all its versions away, in one move."""
+        self._discard(self._layout.name_folder(name))
+
+    def _commit(self, name: str, staged: Path, *, set_alias: bool) -> int:
+        alias = self._layout.read_alias(name)
+        version = max([alias.highest, *self._layout.version_folders(name)]) + 1
+        folder = self._layout.name_folder(name)
+        if not folder.is_dir():
+            folder.mkdir()
+            sync_path(self._layout.root)
+        target = self._layout.version_folder(name, version)
+        staged.rename(target)
+        sync_path(folder)
+        if set_alias:
+            self._write_alias(name, Alias(version, version))
+            (target / PUBLISHING_MARK).unlink()
+        return version
+
+    def _write_alias(self, name: str, alias: Alias) -> None:
+        text = json.dumps({"version": alias.version, "highest": alias.highest}) + "\n"
+        replace_synced(self._layout.alias_file(name), text, self._layout.staging)
+
+    def _staging_path(self) -> Path:
+        return self._layout.staging / secrets.token_hex(12)
+
+    def _discard(self, folder: Path) -> None:
+        # Gone in one move; the deletion, which takes many, happens where nobody looks.
+        aside = self._staging_path()
+        folder.rename(aside)
+        sync_path(folder.parent)
+        _delete(aside)
+
+
+def _files_to_copy(source: Path) -> dict[str, Path]:
+    title = f"the adapter in {source} can't be used:"
+    try:
+        listing = list_folder(source)
+    except OSError as error:
+        raise InspectionError(title, [f"the folder can't be read: {error.strerror}"]) from error
+    if listing.problems:
+        raise InspectionError(title, listing.problems)
+    return {name: path for name, path in listing.files.items() if name != MANIFEST_FILE}
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

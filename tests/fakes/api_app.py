@@ -1,0 +1,38 @@
+"""The application over fakes, as the tests of the api start it."""
+
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from server.api.app import create_app
+from server.api.settings import ApiSettings
+from server.core.model_info import ModelInfo
+from tests.fakes.api_catalog import FakeCatalog
+from tests.fakes.api_engine import FakeEngine
+from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
+
+BASE_ID = "org/tiny-base"
+INFO = ModelInfo(BASE_ID, "embedded:tiny", 256, VOCAB_SIZE, 1_700_000_001, ("base",))
+
+
+@dataclass
+class FakeServing:
+    """All parts of one application, at hand for the test."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    catalog: FakeCatalog = field(default_factory=FakeCatalog)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    settings: ApiSettings = field(default_factory=ApiSettings)
+    scrapes: list[int] = field(default_factory=list)
+
+    def app(self) -> FastAPI:
+        return create_app(
+            self.engine,
+            self.catalog,
+            FakeTokenizer(),
+            INFO,
+            registry=self.registry,
+            settings=self.settings,
+            before_scrape=lambda: self.scrapes.append(len(self.scrapes)),
+        )

@@ -1,0 +1,35 @@
+"""A real uvicorn server on a free loopback port, in a thread of its own."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+
+@contextlib.contextmanager
+def serve(app: FastAPI) -> Iterator[str]:
+    """Serve `app` while the context lasts; yields its address, `http://127.0.0.1:PORT`."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="off",
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    has_started = threading.Event()
+    startup = server.startup
+
+    async def startup_and_tell(sockets: object = None) -> None:
+        await startup()
+        has_started.set()
+
+    server.startup = startup_and_tell
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        assert has_started.wait(timeout=20), "uvicorn didn't start"
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)

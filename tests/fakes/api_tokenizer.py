@@ -1,0 +1,45 @@
+"""A tokenizer whose tokens are UTF-8 bytes; token 256 ends a turn."""
+
+import codecs
+from collections.abc import Mapping, Sequence
+
+from server.core.errors import RequestError
+
+END_OF_TURN = 256
+VOCAB_SIZE = 257
+
+
+class FakeTokenizer:
+    """Implements `ChatTokenizer`; its chat template refuses a conversation that starts oddly."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return frozenset({END_OF_TURN})
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(text.encode())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(t for t in token_ids if t < 256).decode(errors="replace")
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        if messages[0]["role"] == "assistant":
+            raise RequestError("the chat template wants a user's turn first", "messages")
+        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return self.encode("".join([*lines, "assistant: "]))
+
+    def stream(self) -> "ByteStream":
+        return ByteStream()
+
+
+class ByteStream:
+    """Holds the bytes of a character back until it is whole."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < 256 else ""
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)

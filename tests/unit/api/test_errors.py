@@ -1,0 +1,62 @@
+"""The error table and what is made of it."""
+
+import json
+
+import pytest
+
+from adapters import errors as adapter_errors
+from server.api import errors as api_errors
+from server.api.errors import TABLE, error_object, error_response, row_of
+from server.core import errors as core_errors
+
+NEVER_ON_THE_WIRE = {
+    core_errors.SwitchyardError,
+    core_errors.UnsupportedModelError,
+    core_errors.ConfigurationError,
+    api_errors.ApiError,
+}
+
+
+@pytest.mark.parametrize("module", [core_errors, api_errors, adapter_errors])
+def test_every_error_that_reaches_a_client_has_a_row(module: object) -> None:
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind not in NEVER_ON_THE_WIRE
+    ]
+    for kind in kinds:
+        row = next(TABLE[cls] for cls in kind.__mro__ if cls in TABLE)
+        assert row is not TABLE[Exception], kind
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "param"),
+    [
+        (core_errors.RequestError("m", "top_p"), 400, None, "top_p"),
+        (core_errors.PromptTooLongError("m", "prompt"), 400, "context_length_exceeded", "prompt"),
+        (core_errors.AdapterUnavailableError("m"), 404, "model_not_found", "model"),
+        (core_errors.OverloadedError("m"), 429, "rate_limit_exceeded", None),
+        (core_errors.EngineDeadError("m"), 503, "engine_unavailable", None),
+        (adapter_errors.InvalidNameError("m"), 400, "invalid_adapter", "lora_path"),
+        (api_errors.BodyTooLargeError("m"), 413, "request_too_large", None),
+    ],
+)
+def test_rows(error: Exception, status: int, code: str | None, param: str | None) -> None:
+    assert row_of(error).status == status
+    answer = error_response(error)
+    assert answer.status_code == status
+    body = json.loads(bytes(answer.body))["error"]
+    assert (body["message"], body["code"], body["param"]) == ("m", code, param)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+def test_retry_after_is_in_whole_seconds_and_never_zero() -> None:
+    for seconds, header in ((0.01, "1"), (1.0, "1"), (1.5, "2")):
+        answer = error_response(core_errors.OverloadedError("full", seconds))
+        assert answer.headers["retry-after"] == header
+
+
+def test_an_unforeseen_error_keeps_its_text_to_the_log() -> None:
+    body = error_object(ValueError("/home/me/secret"))["error"]
+    assert body["code"] == "internal_error"
+    assert "secret" not in str(body["message"])
