@@ -98,6 +98,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         block_size=config.block_size,
         kv_cache_gib=config.kv_cache_gib,
         num_adapter_pages=config.adapter_bank_pages,
+        max_batch_tokens=config.max_batch_tokens,
     )
 
 

@@ -1,0 +1,1 @@
+"""Makes adapters: data, labels, loop, evaluation, publishing. Imports adapters, never server."""

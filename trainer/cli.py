@@ -55,7 +55,6 @@ def run(
         loaded = load_config(config, context.args)
         _load_libraries(console)
         from adapters.store import AdapterStore
-
         from trainer.running import run_training
 
         result = run_training(loaded, store=AdapterStore(store), runs=runs, console=console)

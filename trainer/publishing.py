@@ -3,19 +3,18 @@
 import shutil
 from pathlib import Path
 
+from adapters.errors import AdapterNotFoundError
 from adapters.manifest import Manifest
 from adapters.names import AdapterRef
 from adapters.store import AdapterStore, StoredAdapter
-
 from trainer.config import PublishSection
 from trainer.run_folder import RunFolder
 
 
 def parent_version(store: AdapterStore, name: str) -> str | None:
-    """`name@version` of what the name points at now; None for a new name."""
-    if name not in store.names():
-        return None
-    return f"{name}@{store.current_version(name)}"
+    """`name@version` of what the name points at now; None when it points at nothing."""
+    version = _current(store, name)
+    return None if version is None else f"{name}@{version}"
 
 
 def publish_adapter(
@@ -29,8 +28,8 @@ def publish_adapter(
         shutil.copyfile(folder.loss_curve, folder.adapter / folder.loss_curve.name)
     stored = store.publish(manifest.name, folder.adapter, manifest, set_alias=section.alias)
     if section.keep is not None:
-        current = store.current_version(manifest.name)
-        for version in sorted(store.versions(manifest.name))[: -section.keep]:
+        current = _current(store, manifest.name)
+        for version in store.versions(manifest.name)[: -section.keep]:
             if version != current:
                 store.remove(AdapterRef(manifest.name, version))
     return stored
@@ -39,3 +38,10 @@ def publish_adapter(
 def folder_size_bytes(folder: Path) -> int:
     """Bytes of all files in `folder`."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _current(store: AdapterStore, name: str) -> int | None:
+    try:
+        return store.current_version(name)
+    except AdapterNotFoundError:
+        return None

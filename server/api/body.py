@@ -98,9 +98,9 @@ def _sentence(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if not param:
         return message
     subject, should, rest = message.partition(" should ")
-    if not should or subject not in ("Input", "String", "List"):
+    if not should or subject not in ("Input", "String", "List", "Value"):
         return message if _own_field(problem) else f"{param}: {message}"
-    if subject == "List":
+    if subject in ("List", "Value"):
         return f"{param} should {rest.replace(' after validation', '')}"
     shown = repr(problem["input"])
     if len(shown) > _MAX_SHOWN_CHARS:

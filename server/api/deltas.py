@@ -34,9 +34,7 @@ def check_delta(delta: GenerationDelta) -> None:
     if delta.finish_reason is FinishReason.ERROR:
         raise GenerationFailedError(f"the generation failed: {delta.error or 'no reason given'}")
     if delta.finish_reason is FinishReason.ABORT:
-        raise GenerationAbortedError(
-            "the engine stopped before this answer was complete; send the request again"
-        )
+        raise aborted()
 
 
 async def collect(deltas: Deltas, num_choices: int) -> tuple[list[ChoiceText], int]:
@@ -59,6 +57,13 @@ async def collect(deltas: Deltas, num_choices: int) -> tuple[list[ChoiceText], i
     if len(reasons) < num_choices:
         raise incomplete(num_choices - len(reasons), num_choices)
     return [ChoiceText("".join(pieces[i]), reasons[i]) for i in range(num_choices)], num_tokens
+
+
+def aborted() -> GenerationAbortedError:
+    """The server stops; this answer is cut off."""
+    return GenerationAbortedError(
+        "the engine stopped before this answer was complete; send the request again"
+    )
 
 
 def incomplete(num_open: int, num_choices: int) -> GenerationFailedError:

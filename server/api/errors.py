@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 
-from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
+from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError, StoreError
 from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
@@ -91,6 +91,7 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     AdapterError: ErrorRow(400, _INVALID, "invalid_adapter", "lora_path"),
     AdapterExistsError: ErrorRow(400, _INVALID, "adapter_exists", "lora_name"),
     AdapterNotFoundError: ErrorRow(404, _INVALID, "adapter_not_found", "lora_name"),
+    StoreError: ErrorRow(500, _SERVER, "store_failed"),
     AdapterUnavailableError: ErrorRow(404, _INVALID, "model_not_found", "model"),
     UnknownUrlError: ErrorRow(404, _INVALID, "unknown_url"),
     MethodNotAllowedError: ErrorRow(405, _INVALID, "method_not_allowed"),

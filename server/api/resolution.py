@@ -58,5 +58,5 @@ def resolve_model(
 
 
 def _plain(scale: float) -> str:
-    """All digits of `scale` without an exponent, whose sign would read as the next adapter's."""
+    """All digits of `scale`, without an exponent: its sign looks like the next adapter's."""
     return format(Decimal(repr(scale)), "f")

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from adapters.stack import MAX_TERMS
 from server.api import unsupported
 from server.core.request import SamplingParams
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1000
-MAX_STACKED = 64
 COMPLETION_MAX_TOKENS = 16
 """What `/v1/completions` generates when `max_tokens` isn't given, as the OpenAI API does."""
 
@@ -126,7 +126,7 @@ class GenerationBody(RequestBody):
     """
 
     model: str = Field(min_length=1, max_length=4096)
-    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_STACKED)
+    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_TERMS)
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=-1, lt=2**31)

@@ -5,9 +5,9 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from server.api.deltas import Deltas, check_delta, close_deltas, incomplete
+from server.api.deltas import Deltas, aborted, check_delta, close_deltas, incomplete
 from server.api.disconnect import await_while_connected, cancel
 from server.api.errors import error_object
 from server.api.formats import DONE, AnswerFormat, Usage, event
@@ -118,8 +118,17 @@ class StreamResponse(EventSourceResponse):
         )
         self._stream = stream
 
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        # The library enters a cancel scope here for each chunk; without `send_timeout` it can't
+        # fire, and it is a quarter of what a token costs on the event loop.
+        await send(message)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+            # Only the end of the shutdown's grace leaves a response active; its client must know.
+            if self.active:
+                end = event(error_object(aborted())) + DONE
+                await send({"type": "http.response.body", "body": end, "more_body": False})
         finally:
             await self._stream.close()

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
+from adapters.base.native.build import NativeLibrary, load_native
 from adapters.base.quantization import QuantizationSpec
+from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
 from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
 from server.model.bank import AdapterBank
 from server.model.generic import GenericModel, freeze
 from server.model.host_adapter import PagedAdapterLoader
 from server.model.kv_cache import KVCache
+from server.model.native import NativeModel, is_native_architecture
 from server.model.page_layout import PageLayout
-from server.model.runner import TorchRunner
+from server.model.runner import StepModel, TorchRunner
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class ModelSettings:
     block_size: int
     kv_cache_gib: float
     num_adapter_pages: int
+    max_batch_tokens: int
 
 
 @dataclass(frozen=True)
@@ -63,29 +67,43 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     too small for one sequence.
     """
     device = resolve_device(settings.device)
-    dtype = (
-        default_compute_dtype(device)
-        if settings.dtype == "auto"
-        else getattr(torch, settings.dtype)
-    )
+    library = _native_library(settings, device)
+    dtype = _dtype(settings, device, is_native=library is not None)
     base = load_base(settings.base, settings.quantization, device=device, dtype=dtype)
     freeze(base.model)
-    weight_bytes = model_bytes(base)
+    prepare_for_training(base.model)  # the 4-bit codes stay in the layout that we read
     window = _window(base, settings.max_model_len)
-    model = GenericModel(base.model, max_model_len=window)
-    num_blocks = _num_blocks(model, settings, dtype)
+    generic = GenericModel(base.model, max_model_len=window)
+    num_blocks = _num_blocks(generic, settings, dtype)
     max_model_len = min(window, num_blocks * settings.block_size)
     cache = KVCache(
-        model.geometry,
+        generic.geometry,
         num_blocks=num_blocks,
         block_size=settings.block_size,
         dtype=dtype,
         device=device,
     )
-    layout = PageLayout.for_modules(model.module_shapes)
+    layout = PageLayout.for_modules(generic.module_shapes)
     bank = AdapterBank(layout, settings.num_adapter_pages, dtype=dtype, device=device)
-    model.install_adapters(bank)
-    backend = "reference"
+    model: StepModel = generic
+    if library is not None and is_native_architecture(base.model.config):
+        native = NativeModel(
+            library,
+            base.model,
+            generic,
+            bank,
+            cache,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_positions=max_model_len,
+        )
+        model, backend, weight_bytes = native, "native", native.weight_bytes
+    elif settings.backend == "native" and not is_native_architecture(base.model.config):
+        raise ConfigurationError(
+            [f"backend is native, but it doesn't know {base.model.config.model_type} models"]
+        )
+    else:
+        generic.install_adapters(bank)
+        backend, weight_bytes = "reference", model_bytes(base)
     logger.info(
         "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
         dtype, backend,
@@ -96,7 +114,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         tokenizer=TransformersTokenizer(
             base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
         ),
-        module_shapes=model.module_shapes,
+        module_shapes=generic.module_shapes,
         model_id=base.resolved.model_id,
         base_reference=base.resolved.reference,
         base_digest=base.resolved.digest,
@@ -106,6 +124,30 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         max_model_len=max_model_len,
         vocab_size=int(base.model.config.vocab_size),
     )
+
+
+def _native_library(settings: ModelSettings, device: str) -> NativeLibrary | None:
+    """The native kernels, when they are wanted and can be had."""
+    if settings.backend == "reference" or device != "cpu":
+        return None
+    if settings.dtype not in ("auto", "bfloat16"):
+        if settings.backend == "native":
+            raise ConfigurationError(
+                [f"dtype is {settings.dtype}, but the native kernels compute in bfloat16"]
+            )
+        return None
+    library = load_native()
+    if library is None and settings.backend == "native":
+        raise ConfigurationError(["backend is native, but the kernels can't be built; see the log"])
+    return library
+
+
+def _dtype(settings: ModelSettings, device: str, *, is_native: bool) -> torch.dtype:
+    if settings.dtype != "auto":
+        dtype = getattr(torch, settings.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    return torch.bfloat16 if is_native else default_compute_dtype(device)
 
 
 def resolve_device(device: str) -> str:

@@ -16,7 +16,7 @@ from server.model.adapter_linear import AdapterLinear
 from server.model.attention_interface import ATTENTION_NAME, StepAttention, register_attention
 from server.model.bank import AdapterBank
 from server.model.bloom import adopt_bloom
-from server.model.geometry import AttentionGeometry
+from server.model.geometry import AttentionGeometry, LayerAttention
 from server.model.kernels import reference
 from server.model.kv_cache import KVCache
 from server.model.step_context import StepContext
@@ -30,7 +30,7 @@ _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 class _Probe:
     """A step attention that records shapes and returns zeros."""
 
-    shapes: dict[int, tuple[int, int, int]]
+    layers: dict[int, LayerAttention]
 
     def __call__(
         self,
@@ -38,9 +38,16 @@ class _Probe:
         queries_THD: torch.Tensor,
         keys_THD: torch.Tensor,
         values_THD: torch.Tensor,
-        **_options: Any,
+        *,
+        scale: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        slopes_H: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        self.shapes[layer] = (keys_THD.shape[1], keys_THD.shape[2], values_THD.shape[2])
+        _, num_kv_heads, key_dim = keys_THD.shape
+        self.layers[layer] = LayerAttention(
+            num_kv_heads, key_dim, values_THD.shape[2], scale, sliding_window, softcap
+        )
         return queries_THD.new_zeros(*queries_THD.shape[:2], values_THD.shape[2])
 
 
@@ -90,7 +97,11 @@ class GenericModel:
         register_attention()
         adopt_bloom(model, self._context)
         model.set_attn_implementation(ATTENTION_NAME)
-        self.geometry = self._probe()
+        self.layers = self._probe()
+        first = self.layers[0]
+        self.geometry = AttentionGeometry(
+            len(self.layers), first.num_kv_heads, first.key_dim, first.value_dim
+        )
         self.module_shapes = linear_modules(model)
 
     def install_adapters(self, bank: AdapterBank) -> None:
@@ -130,7 +141,7 @@ class GenericModel:
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _probe(self) -> AttentionGeometry:
+    def _probe(self) -> tuple[LayerAttention, ...]:
         device = self._model.device
         probe = _Probe({})
         zero = torch.zeros(1, dtype=torch.long, device=device)
@@ -143,16 +154,17 @@ class GenericModel:
                 f"{name} models can't be served: a forward over one token failed with {error!r}"
             ) from error
         num_layers = self._model.config.num_hidden_layers
-        if sorted(probe.shapes) != list(range(num_layers)):
+        if sorted(probe.layers) != list(range(num_layers)):
             raise UnsupportedModelError(
-                f"{name} models can't be served: {len(probe.shapes)} of {num_layers} layers use "
+                f"{name} models can't be served: {len(probe.layers)} of {num_layers} layers use "
                 "transformers' attention interface, and the cache must see them all"
             )
-        if len(set(probe.shapes.values())) != 1:
+        layers = tuple(probe.layers[index] for index in range(num_layers))
+        if len({(a.num_kv_heads, a.key_dim, a.value_dim) for a in layers}) != 1:
             raise UnsupportedModelError(
                 f"{name} models can't be served: their layers differ in heads or head size"
             )
-        return AttentionGeometry(num_layers, *probe.shapes[0])
+        return layers
 
 
 def _check_config(config: Any, max_model_len: int) -> None:

@@ -4,6 +4,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class LayerAttention:
+    """How one layer attends: as its own modelling code calls the attention function."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    scale: float
+    sliding_window: int | None
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionGeometry:
     """What the KV cache must hold. Dimensions are per head."""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
+from sse_starlette.sse import AppStatus
 
 from server.api.settings import ApiSettings
 from server.core.request import FinishReason
@@ -159,6 +160,20 @@ def test_a_client_that_leaves_before_the_first_token_aborts() -> None:
             httpx.post(address + CHAT, json=body, timeout=httpx.Timeout(10, read=0.3))
         assert serving.engine.has_aborted.wait(timeout=10)
     assert serving.engine.num_running == 0
+
+
+async def test_a_stream_that_outlives_the_shutdown_grace_is_told(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AppStatus, "should_exit", True)
+    settings = ApiSettings(shutdown_grace_seconds=0.1)
+    serving = FakeServing(FakeEngine(hang_after=2), settings=settings)
+    body = {"model": "sql", "messages": HELLO, "stream": True}
+    *_, last, error, done = events((await connect(serving).post(CHAT, json=body)).text)
+    assert json.loads(last)["choices"][0]["delta"] == {"content": "q"}
+    assert json.loads(error)["error"]["code"] == "generation_aborted"
+    assert done == "[DONE]"
+    assert len(serving.engine.aborted) == 1
 
 
 async def test_vllms_load_and_unload(connect: Connect) -> None:

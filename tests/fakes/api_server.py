@@ -1,11 +1,24 @@
 """A real uvicorn server on a free loopback port, in a thread of its own."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
+
+
+class TellingServer(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
 
 
 @contextlib.contextmanager
@@ -15,19 +28,11 @@ def serve(app: FastAPI) -> Iterator[str]:
         app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="off",
         timeout_graceful_shutdown=2,
     )  # fmt: skip
-    server = uvicorn.Server(config)
-    has_started = threading.Event()
-    startup = server.startup
-
-    async def startup_and_tell(sockets: object = None) -> None:
-        await startup()
-        has_started.set()
-
-    server.startup = startup_and_tell
+    server = TellingServer(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
-        assert has_started.wait(timeout=20), "uvicorn didn't start"
+        assert server.has_started.wait(timeout=20), "uvicorn didn't start"
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         yield f"http://{host}:{port}"
     finally:

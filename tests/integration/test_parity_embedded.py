@@ -103,6 +103,7 @@ class Served:
             block_size=16,
             kv_cache_gib=0.25,
             num_adapter_pages=16,
+            max_batch_tokens=256,
         )
         self.model: AssembledModel = assemble_model(settings)
         self.pages: dict[str, tuple[int, ...]] = {}

@@ -143,6 +143,19 @@ def test_only_the_newest_versions_are_kept_when_asked(base: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_without_alias_the_name_keeps_its_meaning(base: Path, tmp_path: Path) -> None:
+    path = write_example(tmp_path, base)
+    quick = [*QUICK, "--training.max_steps", "1", "--publish.gate", "none"]
+    quick += ["--evaluation.samples", "0"]
+    for alias in ("false", "true", "false"):
+        _, store, _ = run(load_config(path, [*quick, "--publish.alias", alias]), tmp_path)
+    assert store.versions("polite") == (1, 2, 3)
+    assert store.current_version("polite") == 2
+    assert store.get(AdapterRef("polite", 2)).manifest.parent is None
+    assert store.get(AdapterRef("polite", 3)).manifest.parent == "polite@2"
+
+
+@pytest.mark.slow
 def test_the_best_evaluation_is_what_is_published(base: Path, tmp_path: Path) -> None:
     path = write_example(tmp_path, base)
     # A rate that breaks the adapter once it is reached: the first evaluations are better.

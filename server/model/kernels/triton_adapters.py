@@ -5,8 +5,8 @@ compiles them for sm_80 and sm_90. Importing this file needs triton, which is no
 server; `server.model.kernels.backends` imports it only where it is used.
 
 Each program multiplies one unit of the step's `WorkPlan` (up to 16 tokens by the 16 rank components
-of two pages), summing in float32. No two programs write the same place, the order of every
-sum depends on the module's shape alone, so a token's result is the same bits in any batch.
+of two pages), summing in float32. No two programs write the same place, and the order of every sum
+depends on the module's shape and the token's own work alone, never on the rest of the batch.
 
 Axes: T tokens, K inputs, N outputs, P pages, R rank components, U units, S shares of K.
 """

@@ -7,7 +7,7 @@ server; `server.model.kernels.backends` imports it only where it is used.
 The online softmax of FlashAttention (arXiv:2205.14135) over keys gathered through the block table.
 One program attends for all query heads of one kv head, so that grouped heads read the cache once.
 Decode rows share a long sequence out over several programs (Flash-Decoding) in pieces of fixed
-length, which a second kernel merges in order: a row's result is the same bits in any batch.
+length, which a second kernel merges in order: no sum's order depends on the batch.
 
 Axes: T tokens, R rows, H query heads, K kv heads, G = H / K, S pieces of a sequence, D head dim,
 M = (query token, head of the group) pairs of one program, N keys of one block.
@@ -88,7 +88,10 @@ def _launch(
     num_kv_heads, key_dim, value_dim = keys.shape[2], keys.shape[3], values.shape[3]
     group = num_heads // num_kv_heads
     is_decode = first_row == 0 and step.num_decode_rows > 0
-    block_m = max(_DECODE_M if is_decode else _CHUNK_M, triton.next_power_of_2(group))
+    # Wide heads take smaller blocks, so that float32 fits in a GPU's shared memory as well.
+    is_wide = max(key_dim, value_dim) > 128
+    chunk_m = _CHUNK_M // 2 if is_wide else _CHUNK_M
+    block_m = max(_DECODE_M if is_decode else chunk_m, triton.next_power_of_2(group))
     tile_queries = block_m // group
     # A chunk of q queries takes at most q // tile_queries + 1 tiles; the kernel finds its own.
     num_tiles = num_rows if is_decode else (num_tokens - first_row) // tile_queries + num_rows
@@ -104,7 +107,7 @@ def _launch(
         NUM_HEADS=num_heads, GROUP=group, KEY_DIM=key_dim, VALUE_DIM=value_dim,
         BLOCK_KEY=max(16, triton.next_power_of_2(key_dim)),
         BLOCK_VALUE=max(16, triton.next_power_of_2(value_dim)),
-        BLOCK_M=block_m, BLOCK_N=64 if max(key_dim, value_dim) <= 128 else 32,
+        BLOCK_M=block_m, BLOCK_N=32 if is_wide else 64,
         TILE_QUERIES=tile_queries, IS_DECODE=is_decode, HAS_SOFTCAP=softcap is not None,
         HAS_SLOPES=slopes_H is not None, HAS_PIECES=num_pieces > 1,
     )  # fmt: skip

@@ -51,6 +51,11 @@ class WorkPlan:
         return len(self.unit_tiles)
 
     @staticmethod
+    def empty() -> "WorkPlan":
+        """The plan of a step without adapters."""
+        return _tile([], 0)
+
+    @staticmethod
     def for_step(step: StepInputs) -> "WorkPlan":
         """Sort the step's tokens. Reads its work back from the device in one copy."""
         num_rows, num_items = step.num_rows, len(step.work_pages)

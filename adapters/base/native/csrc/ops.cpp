@@ -37,7 +37,6 @@ extern "C" void sy_lora(void* pool, const SyBank* bank, const SyProjection* proj
     static_cast<Pool*>(pool)->run([&](Worker& worker) {
         worker.for_each(plan.num_shrinks() * projection->num_segments, 1,
                         [&](int i) { plan.run_shrink(i, *projection, x, x_stride); });
-        worker.barrier();
         const int num_blocks = static_cast<int>(plan.blocks().size());
         worker.for_each(num_blocks * projection->num_segments, 1, [&](int i) {
             const SySegment& segment = projection->segments[i / num_blocks];

@@ -9,10 +9,21 @@
 
 namespace {
 
-// A barrier spins this often before it offers its core: the other thread may be waiting for it.
-constexpr int kSpinsBeforeYield = 4000;
+// A waiting thread spins this often before it offers its core: whom it waits for may need it.
+constexpr int kSpinsBeforeYield = 1000;
 // An idle thread watches for the next call this long, then sleeps in the kernel.
-constexpr auto kIdleSpin = std::chrono::microseconds(100);
+constexpr auto kIdleSpin = std::chrono::microseconds(60);
+
+template <typename Condition>
+void spin_until(Condition&& is_over) {
+    for (int spins = 0; !is_over(); ++spins) {
+        if (spins < kSpinsBeforeYield) {
+            _mm_pause();
+        } else {
+            sched_yield();
+        }
+    }
+}
 
 }  // namespace
 
@@ -28,23 +39,11 @@ uint8_t* Worker::scratch(size_t bytes) {
     return scratch_;
 }
 
-void Worker::barrier() {
-    Pool& pool = *pool_;
-    if (pool.num_threads_ == 1) return;
-    const int epoch = seen_epoch_++;
-    if (pool.arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == pool.num_threads_) {
-        pool.arrived_.store(0, std::memory_order_relaxed);
-        pool.next_item_.store(0, std::memory_order_relaxed);
-        pool.epoch_.store(epoch + 1, std::memory_order_release);
-        return;
-    }
-    for (int spins = 0; pool.epoch_.load(std::memory_order_acquire) == epoch; ++spins) {
-        if (spins < kSpinsBeforeYield) {
-            _mm_pause();
-        } else {
-            sched_yield();
-        }
-    }
+void Worker::wait_for_phase_end() {
+    const uint32_t mine = phase_ - 1;
+    spin_until([&] {
+        return static_cast<uint32_t>(pool_->ticket_.load(std::memory_order_acquire) >> 32) != mine;
+    });
 }
 
 Pool::Pool(int num_threads) : num_threads_(num_threads < 1 ? 1 : num_threads) {
@@ -67,10 +66,26 @@ Pool::~Pool() {
 void Pool::start(Entry entry, void* argument) {
     entry_ = entry;
     argument_ = argument;
+    first_phase_ = static_cast<uint32_t>(ticket_.load(std::memory_order_relaxed) >> 32);
+    members_.store(0, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
+    workers_[0].phase_ = first_phase_;
     entry(argument, workers_[0]);
-    workers_[0].barrier();
+    // Close the door, then wait for those inside: they still hold pointers into the caller's frame.
+    int nobody = 0;
+    spin_until([&] {
+        nobody = 0;
+        return members_.compare_exchange_weak(nobody, -1, std::memory_order_acq_rel);
+    });
+}
+
+bool Pool::join() {
+    int members = members_.load(std::memory_order_acquire);
+    while (members >= 0) {
+        if (members_.compare_exchange_weak(members, members + 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
 }
 
 void Pool::serve(int id) {
@@ -88,7 +103,9 @@ void Pool::serve(int id) {
         }
         seen = current;
         if (stopping_.load()) return;
+        if (!join()) continue;
+        worker.phase_ = first_phase_;
         entry_(argument_, worker);
-        worker.barrier();
+        members_.fetch_sub(1, std::memory_order_acq_rel);
     }
 }

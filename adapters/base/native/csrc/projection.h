@@ -13,7 +13,7 @@ static inline int tiles_per_grab(int num_tiles, int num_threads, int num_rows) {
     return chunk < 1 ? 1 : chunk;
 }
 
-// Call on every thread between barriers; x is bf16 [num_rows][x_stride], out fp32 with rows wide
+// One phase of the pool, to be called on every thread. x is bf16 [num_rows][x_stride], out fp32 with rows wide
 // enough for n rounded up to 16. `epilogue(tile32)` runs after each tile.
 template <typename Epilogue>
 static void project(Worker& worker, const SyProjection& p, const uint16_t* x, int64_t x_stride,

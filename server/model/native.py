@@ -1,0 +1,100 @@
+"""The native way through a llama-family model: a whole step is one C++ call over packed weights."""
+
+import logging
+from typing import Any
+
+import torch
+
+from adapters.base.native.build import NativeLibrary
+from adapters.base.native.llama import NativeLlama
+from adapters.base.native.ops import NativeBank, NativeOps, PagedBatch, WorkList
+from adapters.base.native.weights import PackedWeight, row_major_bf16
+from server.model.bank import AdapterBank
+from server.model.generic import GenericModel
+from server.model.kv_cache import KVCache
+from server.model.native_description import FAMILIES, NativeDescription
+from server.model.page_layout import PageLayout
+from server.model.step_inputs import StepInputs
+
+logger = logging.getLogger(__name__)
+
+
+class NativeModel:
+    """Implements `runner.StepModel` on the CPU in bfloat16. Owns the packed weights."""
+
+    def __init__(
+        self,
+        library: NativeLibrary,
+        model: Any,
+        probed: GenericModel,
+        bank: AdapterBank,
+        cache: KVCache,
+        *,
+        max_batch_tokens: int,
+        max_positions: int,
+    ) -> None:
+        """Packs `model`; `probed` is the generic way over the same model, not yet wrapped."""
+        self._ops = NativeOps(library)
+        description = NativeDescription(
+            model, probed.layers, bank.layout, library, max_positions=max_positions
+        )
+        layers = description.layers()
+        head = description.head()
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        embedding = head if tied else row_major_bf16(model.get_input_embeddings().weight.clone())
+        self._llama = NativeLlama(
+            self._ops,
+            description.shape(),
+            layers,
+            embedding,
+            head,
+            description.final_norm(),
+            cache.keys,
+            cache.values,
+            max_tokens=max_batch_tokens,
+        )
+        self._bank = native_bank(bank)
+        packed: list[PackedWeight] = [head] if tied else [head, embedding]
+        for layer in layers:
+            packed += [p.weight for p in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+        self.weight_bytes = sum(weight.size_bytes for weight in packed)
+        logger.info("native kernels use %d threads", self._ops.num_threads)
+
+    def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
+        """Logits [S, vocabulary] in float32; writes the KV of all tokens."""
+        return self._llama.step(
+            step.token_ids.int(),
+            PagedBatch(step.query_starts, step.seq_lens, step.block_tables),
+            step.sample_tokens.int(),
+            self._bank,
+            WorkList(step.work_offsets, step.work_pages, step.work_scales),
+        )
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds in each phase of the step, since the start."""
+        return self._llama.phase_seconds()
+
+
+def is_native_architecture(config: Any) -> bool:
+    """Whether the native step knows this architecture, and its sizes suit the kernels."""
+    activations = ("silu", "gelu_pytorch_tanh")
+    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    return (
+        config.model_type in FAMILIES
+        and activation in activations
+        and config.hidden_size % 64 == 0
+        and config.intermediate_size % 64 == 0
+    )
+
+
+def native_bank(bank: AdapterBank) -> NativeBank:
+    """The bank as the kernels read it: a view, not a copy."""
+    layout: PageLayout = bank.layout
+    return NativeBank(
+        pages_PE=bank.pages,
+        a_offsets_M=torch.tensor([p.a_offset for p in layout.places], dtype=torch.int64),
+        b_offsets_M=torch.tensor([p.b_offset for p in layout.places], dtype=torch.int64),
+        in_features_M=torch.tensor([p.in_features for p in layout.places], dtype=torch.int32),
+        out_features_M=torch.tensor([p.out_features for p in layout.places], dtype=torch.int32),
+        module_scales_PM=bank.module_scales,
+    )
