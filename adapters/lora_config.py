@@ -122,7 +122,7 @@ def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraC
 
 def _unserved(document: Mapping[str, Any]) -> list[str]:
     problems = [
-        f"{key} is {_shown(document[key])}: {title} isn't served yet"
+        f"{key} is {_shown(document[key])}: this asks for {title}, not served yet"
         for key, title in _UNSERVED_FEATURES.items()
         if document.get(key)
     ]

@@ -1,12 +1,16 @@
 """Reading a store, at any time and without a lock: every state that a reader can meet is whole."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import ManifestError
 from adapters.folder_files import MANIFEST_FILE, WEIGHTS_FILE
 from adapters.manifest import Manifest, read_manifest
-from adapters.store_layout import Alias, StoreLayout
+from adapters.store_layout import ALIAS_FILE, Alias, StoreLayout
+
+_Stamp = tuple[int, int]
+"""(mtime in ns, inode): tells a replaced file from the one that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +34,19 @@ class StoredAdapter:
         return f"{self.name}@{self.version}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """Tells a replaced file from the one that was read."""
-
-    mtime_ns: int
-    inode: int
-
-
 class StoreReader:
     """What a store holds now. Keeps parsed files until they change; threads may share it."""
 
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
+        # A thousand names are looked up in one listing: joining strings is what keeps it fast.
+        self._root = str(layout.root)
         self._aliases: dict[str, tuple[_Stamp, Alias]] = {}
-        self._versions: dict[Path, tuple[_Stamp, StoredAdapter | None]] = {}
+        self._versions: dict[tuple[str, int], tuple[_Stamp, StoredAdapter | None]] = {}
 
     def alias(self, name: str) -> Alias:
         """What `name` points at; nothing when there is no such name."""
-        stamp = _stamp(self._layout.alias_file(name))
+        stamp = _stamp(f"{self._root}/{name}/{ALIAS_FILE}")
         if stamp is None:
             self._aliases.pop(name, None)
             return Alias()
@@ -88,23 +86,24 @@ class StoreReader:
         return tuple(stored for stored in found if stored is not None)
 
     def _parsed(self, name: str, version: int) -> StoredAdapter | None:
-        folder = self._layout.version_folder(name, version)
-        stamp = _stamp(folder / MANIFEST_FILE)
+        stamp = _stamp(f"{self._root}/{name}/{version}/{MANIFEST_FILE}")
         if stamp is None:
-            self._versions.pop(folder, None)
+            self._versions.pop((name, version), None)
             return None
-        kept = self._versions.get(folder)
+        kept = self._versions.get((name, version))
         if kept is None or kept[0] != stamp:
-            kept = self._versions[folder] = (stamp, _read_version(name, version, folder))
+            folder = self._layout.version_folder(name, version)
+            kept = (stamp, _read_version(name, version, folder))
+            self._versions[(name, version)] = kept
         return kept[1]
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: str) -> _Stamp | None:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - see StoreReader.__init__
     except OSError:
         return None
-    return _Stamp(status.st_mtime_ns, status.st_ino)
+    return status.st_mtime_ns, status.st_ino
 
 
 def _read_version(name: str, version: int, folder: Path) -> StoredAdapter | None:

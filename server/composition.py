@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from adapters.base.quantization import QuantizationSpec
+from adapters.manifest import BaseLineage
 from adapters.store import AdapterStore
 from server.api.app import create_app
 from server.configuration import ServerConfig
@@ -41,7 +42,9 @@ async def run_server(config: ServerConfig) -> None:
     engine = _build_engine(config, model, metrics)
     catalog = StoreCatalog(
         AdapterStore(config.store),
-        base_digest=model.base_digest,
+        base=BaseLineage(
+            reference=model.base_reference, revision=model.base_revision, digest=model.base_digest
+        ),
         base_modules=model.module_shapes,
         allowed_roots=(config.store, *config.adapter_roots),
     )

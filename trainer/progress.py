@@ -56,7 +56,7 @@ class BarView:
 
     def evaluated(self, record: StepRecord) -> None:
         self._held_out = f" | held out {record.eval_loss:.4f}"
-        self._progress.console.print(_evaluation(record))
+        self._progress.console.print(_evaluation(record), highlight=False)
 
     def end(self) -> None:
         self._progress.stop()

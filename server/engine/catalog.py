@@ -9,6 +9,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
+from adapters.manifest import BaseLineage
 from adapters.names import AdapterRef
 from adapters.stack import parse_stack
 from adapters.store import AdapterStore, StoredAdapter
@@ -31,7 +32,7 @@ class StoreEntry:
 class StoreCatalog:
     """Reads an `AdapterStore` and keeps up with it while `watch` runs.
 
-    `base_digest` is the served base: adapters trained on another one are not offered.
+    `base` is the served base: adapters trained on another one are not offered.
     `base_modules` (name -> (in, out)) is what imports are checked against; `allowed_roots` are the
     folders that `load` may read from.
     """
@@ -40,12 +41,12 @@ class StoreCatalog:
         self,
         store: AdapterStore,
         *,
-        base_digest: str,
+        base: BaseLineage,
         base_modules: Mapping[str, tuple[int, int]],
         allowed_roots: Sequence[Path],
     ) -> None:
         self._store = store
-        self._base_digest = base_digest
+        self._base = base
         self._base_modules = base_modules
         self._allowed_roots = tuple(root.resolve() for root in allowed_roots)
         self._hidden: set[str] = set()
@@ -102,7 +103,11 @@ class StoreCatalog:
             )
         folder = self._contained(path)
         stored = self._store.import_folder(
-            name, folder, base_modules=self._base_modules, source=str(folder)
+            name,
+            folder,
+            base_modules=self._base_modules,
+            base=self._base,
+            source=str(folder),
         )
         self._hidden.discard(name)
         self.refresh()
@@ -130,11 +135,11 @@ class StoreCatalog:
 
     def _mismatch(self, stored: StoredAdapter) -> str | None:
         base = stored.manifest.base
-        if base is None or base.digest == self._base_digest:
+        if base is None or base.digest == self._base.digest:
             return None
         return (
             f"adapter {stored.label} was trained on the base {base.reference} ({base.digest}), "
-            f"and this server has {self._base_digest}"
+            f"and this server has {self._base.reference} ({self._base.digest})"
         )
 
     def _contained(self, path: str) -> Path:

@@ -103,6 +103,8 @@ class Engine:
         self._metrics.set_memory("cpu", {"adapter_host_cache": host})
         for kind, num_bytes in device.items():
             self._metrics.device_memory[kind].labels(self._device).set(num_bytes)
+        resident = (self._host_cache.version_of(d) for d in self._steps.resident_adapters)
+        self._metrics.set_residency(self._host_cache.sizes(), [v for v in resident if v])
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:
         """See `core.ports.GenerationEngine.generate`."""

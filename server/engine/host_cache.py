@@ -29,6 +29,7 @@ class HostAdapterCache:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
         self._adapters: OrderedDict[str, HostAdapter] = OrderedDict()
+        self._versions: dict[str, AdapterVersion] = {}
         self._loading: dict[str, asyncio.Task[HostAdapter]] = {}
         self._num_bytes = 0
 
@@ -40,11 +41,20 @@ class HostAdapterCache:
         """What is in host memory."""
         return tuple(self._adapters)
 
+    def sizes(self) -> dict[AdapterVersion, int]:
+        """Bytes of every adapter in host memory, by the version that was last asked for."""
+        return {self._versions[d]: adapter.size_bytes for d, adapter in self._adapters.items()}
+
+    def version_of(self, digest: str) -> AdapterVersion | None:
+        """The version that these bytes were last asked for as."""
+        return self._versions.get(digest)
+
     async def get(self, adapter: AdapterVersion) -> HostAdapter:
         """The adapter, from memory or from disk; callers for the same digest share one load.
 
         Raises `AdapterUnavailableError` when it can't be loaded; the next call tries again.
         """
+        self._versions[adapter.digest] = adapter
         cached = self._adapters.get(adapter.digest)
         if cached is not None:
             self._adapters.move_to_end(adapter.digest)

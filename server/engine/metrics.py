@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from server.core.stack import AdapterVersion
+
 _PREFIX = "switchyard_"
 _MAX_ADAPTER_LABELS = 200
 _LATENCY_BUCKETS = (
@@ -80,6 +82,19 @@ class EngineMetrics:
             return "other"
         self._adapter_labels.add(label)
         return label
+
+    def set_residency(
+        self, host: Mapping[AdapterVersion, int], on_device: Iterable[AdapterVersion]
+    ) -> None:
+        """Replace the series of resident adapters; those of adapters that are gone disappear."""
+        self.adapter_resident.clear()
+        self.adapter_bytes.clear()
+        for adapter, num_bytes in host.items():
+            version = str(adapter.version)
+            self.adapter_bytes.labels(adapter.name, version).set(num_bytes)
+            self.adapter_resident.labels(adapter.name, version, "host").set(1)
+        for adapter in on_device:
+            self.adapter_resident.labels(adapter.name, str(adapter.version), "device").set(1)
 
     def set_memory(self, device: str, components: Mapping[str, int]) -> None:
         """Replace the gauges of the components given."""

@@ -68,12 +68,18 @@ class StepLoop:
         self._adapters_of: dict[int, tuple[HostAdapter, ...]] = {}
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
         self._is_alive = False
+        self._resident: tuple[str, ...] = ()
         self._counted = (0, 0, 0)
         self._submitted_at: dict[int, float] = {}
 
     @property
     def is_alive(self) -> bool:
         return self._is_alive
+
+    @property
+    def resident_adapters(self) -> tuple[str, ...]:
+        """Digests in the bank after the last step that changed them."""
+        return self._resident
 
     def start(self) -> None:
         self._is_alive = True
@@ -146,6 +152,7 @@ class StepLoop:
                 self._scheduler.forget_placement(placement.digest)
             else:
                 self._runner.place_adapter(placement.pages, adapter)
+        self._resident = self._scheduler.slots.resident()
 
     def _publish(self, updates: Sequence[SequenceUpdate]) -> None:
         for update in updates:

@@ -53,6 +53,7 @@ class AssembledModel:
     model_id: str
     base_reference: str
     base_digest: str
+    base_revision: str | None
     device: str
     backend: str
     num_blocks: int
@@ -118,6 +119,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         model_id=base.resolved.model_id,
         base_reference=base.resolved.reference,
         base_digest=base.resolved.digest,
+        base_revision=base.resolved.revision,
         device=device,
         backend=backend,
         num_blocks=num_blocks,

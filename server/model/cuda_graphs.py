@@ -60,7 +60,7 @@ class CudaCapture:
 
     def __call__(self, run: Callable[[], torch.Tensor]) -> Replay:
         """Run a few times, so that kernels are compiled and libraries set up, then capture."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_STEPS):

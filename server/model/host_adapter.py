@@ -1,15 +1,14 @@
 """Adapters in host memory: read from safetensors, checked, laid out as bank pages."""
 
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from adapters.bounded_json import DocumentError
+from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
 from server.core.errors import AdapterUnavailableError
 from server.core.settings import PAGE_RANK
 from server.core.stack import AdapterVersion
@@ -58,13 +57,13 @@ class PagedAdapterLoader:
         """
         try:
             return self._load(adapter)
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, ValueError, DocumentError) as error:
             raise AdapterUnavailableError(
                 f"adapter {adapter.label} can't be served: {error}"
             ) from error
 
     def _load(self, adapter: AdapterVersion) -> PagedAdapter:
-        config = json.loads((adapter.path / "adapter_config.json").read_text())
+        config = _read_config(adapter.path)
         factors = _read_factors(adapter.path / "adapter_model.safetensors")
         unmatched = sorted(set(factors) - set(self._places))
         if unmatched:
@@ -78,7 +77,7 @@ class PagedAdapterLoader:
             place = self._places[module]
             _check_shapes(place, a_RK, b_NR, adapter.rank)
             has_effect = has_effect or bool((b_NR != 0).any() and (a_RK != 0).any())
-            scales[place.index] = lora_scale(config, module, a_RK.shape[0])
+            scales[place.index] = config.scaling_of(module)
             self._fill(pages, place, a_RK, b_NR)
         if not has_effect:
             raise ValueError("every delta is zero: the adapter has no effect (is it untrained?)")
@@ -100,14 +99,12 @@ class PagedAdapterLoader:
             b[page, :height] = b_NR[:, rows].T.to(self._dtype)
 
 
-def lora_scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha/r, or alpha/sqrt(r) for rsLoRA, with `alpha_pattern` looked up as PEFT does."""
-    alpha = float(config.get("lora_alpha", 8))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(value)
-            break
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _read_config(folder: Path) -> LoraConfig:
+    problems: list[str] = []
+    config = parse_lora_config(read_adapter_config(folder / "adapter_config.json"), problems)
+    if config is None or problems:
+        raise ValueError("; ".join(problems))
+    return config
 
 
 def _read_factors(path: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -146,9 +146,9 @@ def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "the method IA3 isn't served yet; served: LORA"),
         ({"peft_type": "PROMPT_TUNING"}, "the method PROMPT_TUNING isn't served yet"),
         ({"peft_type": None}, "has no peft_type"),
-        ({"use_dora": True}, "use_dora is True: DoRA isn't served yet"),
-        ({"modules_to_save": ["lm_head"]}, "fully trained modules isn't served yet"),
-        ({"lora_bias": True}, "LoRA bias isn't served yet"),
+        ({"use_dora": True}, "use_dora is True: this asks for DoRA, not served yet"),
+        ({"modules_to_save": ["lm_head"]}, "fully trained modules, not served yet"),
+        ({"lora_bias": True}, "LoRA bias, not served yet"),
         ({"bias": "lora_only"}, "trained biases aren't served yet"),
         ({"trainable_token_indices": [1]}, "trained token embeddings"),
         ({"layer_replication": [[0, 1]]}, "replicated layers"),
@@ -275,7 +275,7 @@ def test_everything_is_told_at_once(tmp_path: Path) -> None:
     text = "\n".join(_problems(folder, base))
     for part in (
         "adapter_model.bin is a pickle",
-        "DoRA isn't served yet",
+        "DoRA, not served yet",
         "DoRA magnitudes",
         "lora_A without lora_B",
         "has rank 2, but adapter_config.json says 4",

@@ -5,11 +5,12 @@
 // on its position alone: not on how its prompt was cut, nor on who shares the batch. Masked keys have
 // probability exactly 0 and leave every sum's bits as they were.
 //
-// Inside a chunk keys and values are repacked to the tile layout and the projections' kernel does
-// both products: q.k over head_dim, p.v over keys. Probabilities are rounded to bf16, their sum too.
+// For many query rows a chunk's keys and values are repacked to the tile layout and the projections'
+// kernel does both products, q.k over head_dim and p.v over keys; for few see attention_few.h. Probabilities are rounded to bf16, their sum too.
 #pragma once
 
 #include "abi.h"
+#include "attention_few.h"
 #include "tile.h"
 
 constexpr int kChunkKeys = 256;
@@ -40,7 +41,7 @@ struct AttentionGeometry {
     }
 };
 
-// Tokens [first_token, first_token + num_tokens) of one row, for one kv head.
+// Tokens [first_token, first_token + num_tokens) of one row; choose_head() says which heads.
 struct AttentionTile {
     int row, first_token, num_tokens, kv_head;
 };
@@ -60,16 +61,19 @@ class ChunkAttention {
         probabilities_ = reinterpret_cast<uint16_t*>(scores_ + r * kScoreStride);
         queries_ = probabilities_ + r * kProbabilityStride;
         memory_ = reinterpret_cast<float*>(queries_ + r * d);
-        copy_queries();
     }
 
+    void choose_head(int kv_head) {
+        tile_.kv_head = kv_head;
+        copy_queries();
+    }
     int num_chunks() const { return (end_position_ + kChunkKeys - 1) / kChunkKeys; }
     int rows() const { return rows_; }
     SoftmaxState first_state() const { return g_.state(memory_, rows_); }
     SoftmaxState second_state() const { return g_.state(memory_ + g_.state_floats(), rows_); }
 
     // Fills `out` with this chunk's softmax; maximum is -inf for rows that see none of its keys.
-    void attend(int chunk, SoftmaxState out) {
+    void attend(int chunk, SoftmaxState out, Prefetch& prefetch) {
         const int base = chunk * kChunkKeys;
         const int end = end_position_ - base < kChunkKeys ? end_position_ - base : kChunkKeys;
         int begin = a_.window > 0 ? first_position_ - a_.window + 1 - base : 0;
@@ -78,24 +82,30 @@ class ChunkAttention {
             for (int i = 0; i < rows_; ++i) out.maximum[i] = -__builtin_inff();
             return;
         }
-        pack_keys(base, begin, end);
-        pack_values(base, begin, end);
-        const int end_lane = static_cast<int>(round_up(end, kLanes));
-        Prefetch none;
-        const int64_t tile_stride = static_cast<int64_t>(g_.padded_dim) / 2 * kLanes;
-        const uint32_t* q = reinterpret_cast<const uint32_t*>(queries_);
-        for (int key = begin; key < end_lane; key += kTileColumns) {
-            const int vectors = end_lane - key >= kTileColumns ? 2 : 1;
-            tile_all_rows(vectors, {keys_ + key / kLanes * tile_stride, tile_stride}, q, g_.padded_dim / 2,
-                          rows_, g_.padded_dim / 2, scores_ + key, kScoreStride, none);
+        find_rows(base, begin, end);
+        const bool is_few = rows_ <= kMaxFewRows;
+        if (is_few) {
+            score_few(begin, end, prefetch);
+        } else {
+            score_many(begin, end, prefetch);
         }
+        const int end_lane = static_cast<int>(round_up(end, kLanes));
         for (int i = 0; i < rows_; ++i) softmax_row(i, base, begin, end_lane, out);
         const uint32_t* p = reinterpret_cast<const uint32_t*>(probabilities_) + begin / 2;
+        if (is_few) {
+            const FewValues run = few_values_function(rows_);
+            for (int d = 0; d < g_.padded_dim; d += kTileColumns) {
+                run(value_rows_ + begin, end - begin, d, g_.head_dim, p, kProbabilityStride / 2, out.output + d,
+                    g_.padded_dim);
+            }
+            return;
+        }
+        pack_values(begin, end);
         const int num_pairs = (end + 1) / 2 - begin / 2;
         for (int d = 0; d < g_.padded_dim; d += kTileColumns) {
             const uint32_t* v = values_ + d / kLanes * kValueStride + begin / 2 * kLanes;
             tile_all_rows(2, {v, kValueStride}, p, kProbabilityStride / 2, rows_, num_pairs, out.output + d,
-                          g_.padded_dim, none);
+                          g_.padded_dim, prefetch);
         }
     }
 
@@ -154,44 +164,58 @@ class ChunkAttention {
         }
     }
 
-    int64_t key_offset(int position) const {
-        const int64_t block = a_.block_tables[static_cast<int64_t>(tile_.row) * a_.max_blocks +
-                                              position / a_.block_size];
-        return ((block * a_.block_size + position % a_.block_size) * a_.num_kv_heads + tile_.kv_head) *
-               a_.head_dim;
-    }
-
-    // 32 elements of a key or value from dimension d; nothing past head_dim is read.
-    P16 load_dims(const uint16_t* row, int d) const {
-        const int rest = g_.head_dim - d;
-        return rest >= 32 ? load_bf16_32(row + d) : load_bf16_32_n(row + d, rest);
-    }
-
-    // Keys past `end` may be another sequence's leavings, NaN even: they are never read.
-    void pack_keys(int base, int begin, int end) {
-        for (int key = begin; key < end; key += kLanes) {
-            const uint16_t* from[kLanes];
-            const int count = end - key < kLanes ? end - key : kLanes;
-            for (int i = 0; i < count; ++i) from[i] = a_.keys + key_offset(base + key + i);
-            uint32_t* to = keys_ + static_cast<int64_t>(key / kLanes) * (g_.padded_dim / 2) * kLanes;
-            for (int d = 0; d < g_.padded_dim; d += 32) {
-                P16 rows[kLanes];
-                for (int i = 0; i < kLanes; ++i) {
-                    rows[i] = i < count ? load_dims(from[i], d) : broadcast_pair(0);
-                }
-                transpose(rows);
-                for (int i = 0; i < kLanes; ++i) store_pairs(to + (d / 2 + i) * kLanes, rows[i]);
+    // Where the chunk's keys [begin, end) and values lie. What follows `end` in the last block may be
+    // another sequence's leavings, NaN even: it is never read.
+    void find_rows(int base, int begin, int end) {
+        const int32_t* table = a_.block_tables + static_cast<int64_t>(tile_.row) * a_.max_blocks;
+        const int64_t slot_elements = static_cast<int64_t>(a_.num_kv_heads) * a_.head_dim;
+        int block = (base + begin) / a_.block_size, slot = (base + begin) % a_.block_size;
+        for (int key = begin; key < end; ++block, slot = 0) {
+            int64_t offset = (static_cast<int64_t>(table[block]) * a_.block_size + slot) * slot_elements +
+                             static_cast<int64_t>(tile_.kv_head) * a_.head_dim;
+            for (; slot < a_.block_size && key < end; ++slot, ++key, offset += slot_elements) {
+                key_rows_[key] = a_.keys + offset;
+                value_rows_[key] = a_.values + offset;
             }
         }
     }
 
-    void pack_values(int base, int begin, int end) {
-        for (int key = begin; key < end; key += 2) {
-            const uint16_t* first = a_.values + key_offset(base + key);
-            const uint16_t* second = key + 1 < end ? a_.values + key_offset(base + key + 1) : nullptr;
+    void score_few(int begin, int end, Prefetch& prefetch) {
+        const FewScores run = few_scores_function(rows_);
+        const uint32_t* q = reinterpret_cast<const uint32_t*>(queries_);
+        for (int key = begin; key < end; key += kLanes) {
+            const int count = end - key < kLanes ? end - key : kLanes;
+            run(key_rows_ + key, count, g_.head_dim, q, g_.padded_dim / 2, scores_ + key, kScoreStride, prefetch);
+        }
+    }
+
+    void score_many(int begin, int end, Prefetch& prefetch) {
+        const int64_t tile_stride = static_cast<int64_t>(g_.padded_dim) / 2 * kLanes;
+        for (int key = begin; key < end; key += kLanes) {
+            const int count = end - key < kLanes ? end - key : kLanes;
+            uint32_t* to = keys_ + key / kLanes * tile_stride;
             for (int d = 0; d < g_.padded_dim; d += 32) {
+                P16 rows[kLanes];
+                transposed_keys(key_rows_ + key, count, d, g_.head_dim, rows);
+                for (int i = 0; i < kLanes; ++i) store_pairs(to + (d / 2 + i) * kLanes, rows[i]);
+            }
+        }
+        const uint32_t* q = reinterpret_cast<const uint32_t*>(queries_);
+        for (int key = begin; key < end; key += kTileColumns) {
+            const int vectors = end - key > kLanes ? 2 : 1;
+            tile_all_rows(vectors, {keys_ + key / kLanes * tile_stride, tile_stride}, q, g_.padded_dim / 2,
+                          rows_, g_.padded_dim / 2, scores_ + key, kScoreStride, prefetch);
+        }
+    }
+
+    void pack_values(int begin, int end) {
+        for (int key = begin; key < end; key += 2) {
+            for (int d = 0; d < g_.padded_dim; d += 32) {
+                const P16 first = load_dims(value_rows_[key], d, g_.head_dim);
+                const P16 second =
+                    key + 1 < end ? load_dims(value_rows_[key + 1], d, g_.head_dim) : broadcast_pair(0);
                 P16 low, high;
-                pair_rows(load_dims(first, d), second ? load_dims(second, d) : broadcast_pair(0), &low, &high);
+                pair_rows(first, second, &low, &high);
                 uint32_t* to = values_ + d / kLanes * kValueStride + key / 2 * kLanes;
                 store_pairs(to, low);
                 store_pairs(to + kValueStride, high);
@@ -227,11 +251,13 @@ class ChunkAttention {
 
     const SyAttention& a_;
     const AttentionGeometry g_;
-    const AttentionTile tile_;
+    AttentionTile tile_;
     const int rows_;
     int first_position_, end_position_;
     uint32_t *keys_, *values_;
     float* scores_;
     uint16_t *probabilities_, *queries_;
     float* memory_;
+    const uint16_t* key_rows_[kChunkKeys];
+    const uint16_t* value_rows_[kChunkKeys];
 };

@@ -12,7 +12,7 @@
 class AttentionPlan {
    public:
     // The plan holds for every layer of the step: `a` gives the batch and head geometry.
-    void prepare(const SyAttention& a) {
+    void prepare(const SyAttention& a, int num_threads) {
         const AttentionGeometry g(a);
         items_.clear();
         num_kv_heads_ = a.num_kv_heads;
@@ -42,25 +42,37 @@ class AttentionPlan {
             done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(counters));
         }
         scratch_bytes_ = g.scratch_bytes();
+        // With rows enough for all threads one item takes all heads: their keys are neighbours.
+        heads_per_item_ = static_cast<int>(items_.size()) >= 4 * num_threads ? num_kv_heads_ : 1;
     }
 
     // One layer: one phase of the pool. Call on every thread.
     void run(Worker& worker, const SyAttention& a) {
-        const int num_items = static_cast<int>(items_.size()) * num_kv_heads_;
+        const int parts = num_kv_heads_ / heads_per_item_;
+        const int num_items = static_cast<int>(items_.size()) * parts;
         worker.for_each(num_items, 1, [&](int i) {
-            const Item& item = items_[static_cast<size_t>(i / num_kv_heads_)];
-            AttentionTile tile = item.tile;
-            tile.kv_head = i % num_kv_heads_;
-            ChunkAttention attention(a, tile, worker.scratch(scratch_bytes_));
-            if (item.chunk >= 0) {
-                run_split(attention, item, tile.kv_head);
-            } else {
-                run_whole(attention);
+            const Item& item = items_[static_cast<size_t>(i / parts)];
+            MemoryRange ranges[kMaxKeyRanges];
+            Prefetch prefetch{nullptr, nullptr, ranges, 0};
+            const int ahead = i + worker.count();
+            if (parts == 1 && ahead < num_items) {
+                prefetch.num_more = key_ranges(a, items_[static_cast<size_t>(ahead)], ranges);
+            }
+            ChunkAttention attention(a, item.tile, worker.scratch(scratch_bytes_));
+            const int first_head = i % parts * heads_per_item_;
+            for (int head = first_head; head < first_head + heads_per_item_; ++head) {
+                attention.choose_head(head);
+                if (item.chunk >= 0) {
+                    run_split(attention, item, head, prefetch);
+                } else {
+                    run_whole(attention, prefetch);
+                }
             }
         });
     }
 
    private:
+    static constexpr int kMaxKeyRanges = 64;
     struct Item {
         AttentionTile tile;
         int chunk, num_chunks;  // chunk -1: all chunks in turn
@@ -68,11 +80,28 @@ class AttentionPlan {
         int split_tile;
     };
 
-    static void run_whole(ChunkAttention& attention) {
+    // Keys and values of an item's first chunk, block by block.
+    static int key_ranges(const SyAttention& a, const Item& item, MemoryRange* out) {
+        const int end = a.seq_lens[item.tile.row];
+        const int chunk_begin = item.chunk < 0 ? 0 : item.chunk * kChunkKeys;
+        const int chunk_end = chunk_begin + kChunkKeys < end ? chunk_begin + kChunkKeys : end;
+        const int64_t slot = static_cast<int64_t>(a.num_kv_heads) * a.head_dim;
+        const int32_t* table = a.block_tables + static_cast<int64_t>(item.tile.row) * a.max_blocks;
+        int count = 0;
+        for (int key = chunk_begin; key < chunk_end && count + 2 <= kMaxKeyRanges; key += a.block_size) {
+            const int64_t block = table[key / a.block_size];
+            const int64_t bytes = a.block_size * slot * static_cast<int64_t>(sizeof(uint16_t));
+            out[count++] = {reinterpret_cast<const char*>(a.keys + block * a.block_size * slot), bytes};
+            out[count++] = {reinterpret_cast<const char*>(a.values + block * a.block_size * slot), bytes};
+        }
+        return count;
+    }
+
+    static void run_whole(ChunkAttention& attention, Prefetch& prefetch) {
         const SoftmaxState total = attention.first_state(), part = attention.second_state();
-        attention.attend(0, total);
+        attention.attend(0, total, prefetch);
         for (int c = 1; c < attention.num_chunks(); ++c) {
-            attention.attend(c, part);
+            attention.attend(c, part, prefetch);
             attention.merge(total, part);
         }
         attention.write(total);
@@ -84,8 +113,8 @@ class AttentionPlan {
         return {memory, memory + rows, memory + 2 * rows};
     }
 
-    void run_split(ChunkAttention& attention, const Item& item, int kv_head) {
-        attention.attend(item.chunk, partial(item, kv_head, item.chunk, attention.rows()));
+    void run_split(ChunkAttention& attention, const Item& item, int kv_head, Prefetch& prefetch) {
+        attention.attend(item.chunk, partial(item, kv_head, item.chunk, attention.rows()), prefetch);
         std::atomic<int>& done = done_[static_cast<size_t>(item.split_tile * num_kv_heads_ + kv_head)];
         if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < item.num_chunks) return;
         done.store(0, std::memory_order_relaxed);  // for the next layer, the phase's end is between
@@ -97,7 +126,7 @@ class AttentionPlan {
     }
 
     std::vector<Item> items_;
-    int num_kv_heads_ = 0;
+    int num_kv_heads_ = 0, heads_per_item_ = 1;
     std::vector<float> partials_;
     int64_t partial_floats_ = 0;
     std::unique_ptr<std::atomic<int>[]> done_;

@@ -98,7 +98,7 @@ int Llama::step(const SyBatch& batch, const SyBank* bank) {
         }
     }
     lora_.prepare(bank, batch.work, batch.query_starts, batch.num_rows);
-    attention_.prepare(attention_of(batch, layers_[0], 0));
+    attention_.prepare(attention_of(batch, layers_[0], 0), pool_.num_threads());
     phase_start_ = now_nanoseconds();
     pool_.run([&](Worker& worker) { run(worker, batch); });
     return SY_OK;

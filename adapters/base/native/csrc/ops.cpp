@@ -48,8 +48,9 @@ extern "C" void sy_lora(void* pool, const SyBank* bank, const SyProjection* proj
 
 extern "C" void sy_attention(void* pool, const SyAttention* attention) {
     AttentionPlan plan;
-    plan.prepare(*attention);
-    static_cast<Pool*>(pool)->run([&](Worker& worker) { plan.run(worker, *attention); });
+    Pool& threads = *static_cast<Pool*>(pool);
+    plan.prepare(*attention, threads.num_threads());
+    threads.run([&](Worker& worker) { plan.run(worker, *attention); });
 }
 
 extern "C" void sy_rms_norm(const float* x, const float* weight, int32_t num_rows, int32_t n, float eps,

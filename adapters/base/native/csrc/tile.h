@@ -53,7 +53,7 @@ static void tile_rows(TileWeights w, const uint32_t* x, int64_t x_stride, int nu
         P16 weights[NV];
         SY_UNROLL for (int v = 0; v < NV; ++v) weights[v] =
             load_pairs(w.data + v * w.tile_stride + p * kLanes);
-        if constexpr (MR >= 4) lines.touch();
+        lines.touch();
         SY_UNROLL for (int m = 0; m < MR; ++m) {
             const P16 pair = broadcast_pair(x[m * x_stride + p]);
             SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
