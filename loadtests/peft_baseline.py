@@ -53,22 +53,13 @@ class PeftResult:
 
 
 def measure_peft(
-    base_reference: str, folders: Mapping[str, Path], num_rows: int, num_new_tokens: int
-) -> list[PeftResult]:
-    """Every setting, fastest first. Row i runs adapter `i % len(folders)`, greedily, to the end."""
-    results = [
-        _measure(base_reference, folders, num_rows, num_new_tokens, setting) for setting in SETTINGS
-    ]
-    return sorted(results, key=lambda result: -result.tokens_per_second)
-
-
-def _measure(
     base_reference: str,
     folders: Mapping[str, Path],
     num_rows: int,
     num_new_tokens: int,
     setting: Setting,
 ) -> PeftResult:
+    """One setting on a freshly loaded base. Row i runs adapter `i % len(folders)`, greedily."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

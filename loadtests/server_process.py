@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -33,15 +34,19 @@ async def running_server(
         *("--base", base, "--store", str(store), "--host", "127.0.0.1", "--port", str(port)),
         *extra_args,
     ]
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     with log_file.open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; nothing else runs yet
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)  # else the server would be orphaned
         try:
             url = f"http://127.0.0.1:{port}"
             await _wait_until_ready(url, process, log_file)
             yield url
         finally:
+            loop.remove_signal_handler(signal.SIGTERM)
             process.terminate()
             try:
                 process.wait(_STOP_LIMIT_SECONDS)

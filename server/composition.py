@@ -23,6 +23,7 @@ from server.engine.engine import Engine
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
+from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ async def run_server(config: ServerConfig) -> None:
     """
     started = time.perf_counter()
     model = assemble_model(_model_settings(config))
+    if model.backend == "native":
+        leave_cores_to_kernels()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
     engine = _build_engine(config, model, metrics)

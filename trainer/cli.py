@@ -78,10 +78,8 @@ def check(context: typer.Context, config: ConfigPath) -> None:
 def _load_libraries(console: Console) -> None:
     """Import what takes seconds only after the config is known to be right."""
     with console.status("loading libraries"):
-        from trainer.allocator import keep_freed_memory
         from trainer.quiet import quiet_libraries
 
-        keep_freed_memory()
         quiet_libraries()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from adapters.bounded_json import DocumentError
+from adapters.errors import DocumentError
 from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
 from server.core.errors import AdapterUnavailableError
 from server.core.settings import PAGE_RANK

@@ -75,6 +75,11 @@ class NativeModel:
         return self._llama.phase_seconds()
 
 
+def leave_cores_to_kernels() -> None:
+    """One torch thread for this process: its spinning workers would fight the kernels' own."""
+    torch.set_num_threads(1)
+
+
 def is_native_architecture(config: Any) -> bool:
     """Whether the native step knows this architecture, and its sizes suit the kernels."""
     activations = ("silu", "gelu_pytorch_tanh")

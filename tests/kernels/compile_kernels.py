@@ -31,9 +31,8 @@ _TABLES = {
 }  # fmt: skip
 
 
-def attention(dim: int, *, is_decode: bool) -> dict[str, Any]:
+def attention(dim: int, block_m: int, *, is_decode: bool) -> dict[str, Any]:
     """Constants as `attend` picks them for groups of three heads of `dim`."""
-    block_m = 16 if is_decode else (64 if dim <= 128 else 32)
     return {
         **_HEADS,
         "KEY_DIM": dim, "VALUE_DIM": dim, "BLOCK_KEY": dim, "BLOCK_VALUE": dim,
@@ -42,17 +41,20 @@ def attention(dim: int, *, is_decode: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "shrink": (triton_adapters._shrink_kernel, {"SHARE_K": 1024, "BLOCK_K": 128, **_UNIT}),
-    "expand": (triton_adapters._expand_kernel, {"NUM_SHARES": 2, "BLOCK_N": 64, **_UNIT}),
-    "decode": (triton_attention._attend_kernel, attention(64, is_decode=True)),
-    "chunk": (triton_attention._attend_kernel, attention(64, is_decode=False)),
-    "wide chunk": (triton_attention._attend_kernel, attention(256, is_decode=False)),
-    "merge": (
-        triton_attention._merge_kernel,
-        {"NUM_HEADS": 9, "VALUE_DIM": 64, "BLOCK_VALUE": 64},
-    ),
-}
+def kernels(dtype: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Each kernel with its constants."""
+    wide_m = 16 if dtype == "fp32" else 64
+    return {
+        "shrink": (triton_adapters._shrink_kernel, {"SHARE_K": 1024, "BLOCK_K": 128, **_UNIT}),
+        "expand": (triton_adapters._expand_kernel, {"NUM_SHARES": 2, "BLOCK_N": 64, **_UNIT}),
+        "decode": (triton_attention._attend_kernel, attention(64, 16, is_decode=True)),
+        "chunk": (triton_attention._attend_kernel, attention(64, 64, is_decode=False)),
+        "wide chunk": (triton_attention._attend_kernel, attention(256, wide_m, is_decode=False)),
+        "merge": (
+            triton_attention._merge_kernel,
+            {"NUM_HEADS": 9, "VALUE_DIM": 64, "BLOCK_VALUE": 64},
+        ),
+    }
 
 
 def compile_kernel(kernel: Any, constants: dict[str, Any], dtype: str, capability: int) -> Any:
@@ -79,7 +81,7 @@ def main() -> None:
     """Compile all for the dtype and capability of the command line."""
     dtype, capability = sys.argv[1], int(sys.argv[2])
     report = {}
-    for name, (kernel, constants) in KERNELS.items():
+    for name, (kernel, constants) in kernels(dtype).items():
         compiled = compile_kernel(kernel, constants, dtype, capability)
         assert compiled.asm["cubin"], name
         report[name] = {

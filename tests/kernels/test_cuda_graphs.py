@@ -58,14 +58,16 @@ def use_graphs(
     engine: TinyEngine, *, max_rows: int, capture: Any = replayed
 ) -> tuple[CountingModel, KVCache]:
     """Let `engine` decode through graphs, over a cache with a scratch block."""
+    generic, bank = engine.runner._model, engine.runner._bank
+    assert isinstance(generic, GenericModel)
     cache = KVCache(
-        engine.model.geometry,
+        generic.geometry,
         num_blocks=NUM_BLOCKS + 1,
         block_size=BLOCK_SIZE,
         dtype=torch.float32,
         device="cpu",
     )
-    model = CountingModel(engine.model)
+    model = CountingModel(generic)
     graphs = DecodeGraphs(
         model,
         cache,
@@ -77,7 +79,7 @@ def use_graphs(
     )
     graphs.capture()
     model.sizes.clear()
-    engine.runner = TorchRunner(graphs, cache, engine.bank, weight_bytes=0, device="cpu")
+    engine.runner = TorchRunner(graphs, cache, bank, weight_bytes=0, device="cpu")
     return model, cache
 
 

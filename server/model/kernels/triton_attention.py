@@ -88,9 +88,9 @@ def _launch(
     num_kv_heads, key_dim, value_dim = keys.shape[2], keys.shape[3], values.shape[3]
     group = num_heads // num_kv_heads
     is_decode = first_row == 0 and step.num_decode_rows > 0
-    # Wide heads take smaller blocks, so that float32 fits in a GPU's shared memory as well.
-    is_wide = max(key_dim, value_dim) > 128
-    chunk_m = _CHUNK_M // 2 if is_wide else _CHUNK_M
+    widest = max(key_dim, value_dim)
+    # Wide heads in float32 take small blocks, so that they fit in any GPU's shared memory.
+    chunk_m = _CHUNK_M if widest * keys.element_size() <= 512 else _DECODE_M
     block_m = max(_DECODE_M if is_decode else chunk_m, triton.next_power_of_2(group))
     tile_queries = block_m // group
     # A chunk of q queries takes at most q // tile_queries + 1 tiles; the kernel finds its own.
@@ -107,7 +107,7 @@ def _launch(
         NUM_HEADS=num_heads, GROUP=group, KEY_DIM=key_dim, VALUE_DIM=value_dim,
         BLOCK_KEY=max(16, triton.next_power_of_2(key_dim)),
         BLOCK_VALUE=max(16, triton.next_power_of_2(value_dim)),
-        BLOCK_M=block_m, BLOCK_N=32 if is_wide else 64,
+        BLOCK_M=block_m, BLOCK_N=64 if widest <= 128 else 32,
         TILE_QUERIES=tile_queries, IS_DECODE=is_decode, HAS_SOFTCAP=softcap is not None,
         HAS_SLOPES=slopes_H is not None, HAS_PIECES=num_pieces > 1,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from adapters.base.native.build import NativeLibrary
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
 from server.core.stack import AdapterVersion
@@ -15,8 +16,9 @@ from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.host_adapter import PagedAdapterLoader
 from server.model.kv_cache import KVCache
+from server.model.native import NativeModel
 from server.model.page_layout import PageLayout
-from server.model.runner import TorchRunner
+from server.model.runner import StepModel, TorchRunner
 
 VOCABULARY = 256
 WINDOW = 128
@@ -96,20 +98,32 @@ def make_adapter(model: Any, folder: Path, *, rank: int, seed: int, **options: A
 class TinyEngine:
     """Runner, bank and cache of a tiny model, driven by hand."""
 
-    def __init__(self, model: Any, *, num_pages: int = 16) -> None:
-        self.model = GenericModel(model, max_model_len=WINDOW)
-        layout = PageLayout.for_modules(self.model.module_shapes)
-        self.bank = AdapterBank(layout, num_pages, dtype=torch.float32, device="cpu")
-        self.model.install_adapters(self.bank)
+    def __init__(
+        self, model: Any, *, num_pages: int = 16, library: NativeLibrary | None = None
+    ) -> None:
+        """With `library` the native way in bfloat16, else the generic one in float32."""
+        dtype = torch.float32 if library is None else torch.bfloat16
+        generic = GenericModel(model, max_model_len=WINDOW)
+        layout = PageLayout.for_modules(generic.module_shapes)
+        bank = AdapterBank(layout, num_pages, dtype=dtype, device="cpu")
         cache = KVCache(
-            self.model.geometry,
-            num_blocks=256,
-            block_size=BLOCK_SIZE,
-            dtype=torch.float32,
-            device="cpu",
+            generic.geometry, num_blocks=256, block_size=BLOCK_SIZE, dtype=dtype, device="cpu"
         )
-        self.runner = TorchRunner(self.model, cache, self.bank, weight_bytes=0, device="cpu")
-        self.loader = PagedAdapterLoader(layout, torch.float32)
+        step_model: StepModel = generic
+        if library is None:
+            generic.install_adapters(bank)
+        else:
+            step_model = NativeModel(
+                library,
+                model,
+                generic,
+                bank,
+                cache,
+                max_batch_tokens=128,
+                max_positions=WINDOW,
+            )
+        self.runner = TorchRunner(step_model, cache, bank, weight_bytes=0, device="cpu")
+        self.loader = PagedAdapterLoader(layout, dtype)
         self._next_page = 0
 
     def load(self, folder: Path, rank: int) -> tuple[int, ...]:
@@ -126,11 +140,13 @@ class TinyEngine:
         count: int,
         *,
         chunk: int = 7,
+        follow: list[list[int]] | None = None,
     ) -> tuple[list[list[int]], list[torch.Tensor]]:
         """Greedy tokens and the logits of each step, of all requests in one mixed batch.
 
         A request is its prompt and its (pages, scale) pairs. Prompts run in chunks of `chunk`, so
-        decodes and prefills meet in one batch when prompts differ in length.
+        decodes and prefills meet in one batch when prompts differ in length. `follow` gives the
+        tokens to continue with, in place of the model's own choice.
         """
         tokens = [list(prompt) for prompt, _ in requests]
         done = [0] * len(requests)
@@ -160,7 +176,9 @@ class TinyEngine:
             values = self.runner.logits(ScheduledBatch(tuple(rows)))
             for row, value in zip([r for r in rows if r.samples], values, strict=True):
                 logits[row.sequence_id].append(value)
-                tokens[row.sequence_id].append(int(value.argmax()))
+                index = len(logits[row.sequence_id]) - 1
+                chosen = follow[row.sequence_id][index] if follow else int(value.argmax())
+                tokens[row.sequence_id].append(chosen)
         answers = [ids[len(requests[i][0]) :] for i, ids in enumerate(tokens)]
         return answers, [torch.stack(values) for values in logits]
 

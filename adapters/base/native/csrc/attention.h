@@ -105,7 +105,7 @@ class ChunkAttention {
         for (int d = 0; d < g_.padded_dim; d += kTileColumns) {
             const uint32_t* v = values_ + d / kLanes * kValueStride + begin / 2 * kLanes;
             tile_all_rows(2, {v, kValueStride}, p, kProbabilityStride / 2, rows_, num_pairs, out.output + d,
-                          g_.padded_dim, prefetch);
+                          g_.padded_dim, false, prefetch);
         }
     }
 
@@ -204,7 +204,8 @@ class ChunkAttention {
         for (int key = begin; key < end; key += kTileColumns) {
             const int vectors = end - key > kLanes ? 2 : 1;
             tile_all_rows(vectors, {keys_ + key / kLanes * tile_stride, tile_stride}, q, g_.padded_dim / 2,
-                          rows_, g_.padded_dim / 2, scores_ + key, kScoreStride, prefetch);
+                          rows_, g_.padded_dim / 2, scores_ + key, kScoreStride, false,
+                          prefetch);
         }
     }
 

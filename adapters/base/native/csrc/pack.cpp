@@ -69,7 +69,7 @@ extern "C" void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, uint32_
 extern "C" void sy_unpack_nf4(const SyWeight* w, uint16_t* rows) {
     uint32_t* tile_words = new uint32_t[static_cast<size_t>(w->k) * 8];
     for (int64_t tile = 0; tile < num_tiles16(*w); ++tile) {
-        unpack_tile<Nf4Source>(*w, tile, tile_words);
+        unpack_tile<Nf4Source>(*w, tile, 0, w->k / 2, tile_words);
         for (int lane = 0; lane < kLanes && tile * kLanes + lane < w->n; ++lane) {
             for (int64_t p = 0; p < w->k / 2; ++p) {
                 memcpy(rows + (tile * kLanes + lane) * w->k + 2 * p, tile_words + p * kLanes + lane,

@@ -20,7 +20,7 @@ static void project(Worker& worker, const SyProjection& p, const uint16_t* x, in
                     int num_rows, float* out, int64_t out_stride, LoraPlan* lora, Epilogue&& epilogue) {
     const int num_tiles = num_tiles32(p.weight);
     const int num_shrinks = lora == nullptr ? 0 : lora->num_shrinks() * p.num_segments;
-    uint8_t* scratch = worker.scratch(linear_scratch_bytes(p.weight));
+    uint8_t* scratch = worker.scratch(kLinearScratchBytes);
     const int64_t tile_bytes = 2 * tile_dwords(p.weight) * static_cast<int64_t>(sizeof(uint32_t));
     worker.for_each(num_tiles + num_shrinks, tiles_per_grab(num_tiles, worker.count(), num_rows),
                     [&](int i) {

@@ -7,6 +7,9 @@
 
 constexpr int kMaxTileRows = 12;  // 2 x 12 accumulators, 2 weights and a broadcast fit in 32 registers
 constexpr int kTileColumns = 2 * kLanes;
+// k is cut so that the weights of a tile (16 KiB) and the rows of a block stay in the first-level
+// cache while every block of rows reads them.
+constexpr int kCutPairs = 128;
 
 // Weights of 16 outputs: [pairs][16] dwords. The second vector of outputs is `tile_stride` dwords on.
 struct TileWeights {
@@ -40,13 +43,16 @@ struct Prefetch {
     }
 };
 
-// out[m][v * 16 + lane] = sum over pairs of w . x[m]; x rows are `x_stride` dwords apart.
+// out[m][v * 16 + lane] = sum over pairs of w . x[m]; x rows are `x_stride` dwords apart. With `resume`
+// the sums go on from what `out` holds: a long k may be cut anywhere without changing a bit.
 template <int NV, int MR>
 static void tile_rows(TileWeights w, const uint32_t* x, int64_t x_stride, int num_pairs, float* out,
-                      int64_t out_stride, Prefetch& prefetch) {
+                      int64_t out_stride, bool resume, Prefetch& prefetch) {
     F16 acc[NV][MR];
     SY_UNROLL for (int m = 0; m < MR; ++m) {
-        SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = zero();
+        SY_UNROLL for (int v = 0; v < NV; ++v) {
+            acc[v][m] = resume ? load(out + m * out_stride + v * kLanes) : zero();
+        }
     }
     Prefetch lines = prefetch;
     for (int p = 0; p < num_pairs; ++p) {
@@ -65,7 +71,8 @@ static void tile_rows(TileWeights w, const uint32_t* x, int64_t x_stride, int nu
     }
 }
 
-using TileFunction = void (*)(TileWeights, const uint32_t*, int64_t, int, float*, int64_t, Prefetch&);
+using TileFunction = void (*)(TileWeights, const uint32_t*, int64_t, int, float*, int64_t, bool,
+                              Prefetch&);
 
 template <int NV>
 static TileFunction tile_function(int rows) {
@@ -80,13 +87,14 @@ static TileFunction tile_function(int rows) {
 // Any number of rows, in even blocks of at most kMaxTileRows.
 static inline void tile_all_rows(int num_vectors, TileWeights w, const uint32_t* x, int64_t x_stride,
                                  int num_rows, int num_pairs, float* out, int64_t out_stride,
-                                 Prefetch& prefetch) {
+                                 bool resume, Prefetch& prefetch) {
     const int blocks = (num_rows + kMaxTileRows - 1) / kMaxTileRows;
     for (int b = 0; b < blocks; ++b) {
         const int begin = static_cast<int>(static_cast<int64_t>(num_rows) * b / blocks);
         const int end = static_cast<int>(static_cast<int64_t>(num_rows) * (b + 1) / blocks);
         const TileFunction run =
             num_vectors == 2 ? tile_function<2>(end - begin) : tile_function<1>(end - begin);
-        run(w, x + begin * x_stride, x_stride, num_pairs, out + begin * out_stride, out_stride, prefetch);
+        run(w, x + begin * x_stride, x_stride, num_pairs, out + begin * out_stride, out_stride, resume,
+            prefetch);
     }
 }

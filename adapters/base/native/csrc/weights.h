@@ -73,15 +73,16 @@ struct Int8Source {
     }
 };
 
-// One tile16 as bf16 pairs [k/2][16].
+// Pairs [first_pair, end_pair) of a tile16 as bf16 pairs [..][16]. The first begins a block.
 template <typename Source>
-static void unpack_tile(const SyWeight& w, int64_t tile, uint32_t* out) {
+static void unpack_tile(const SyWeight& w, int64_t tile, int first_pair, int end_pair, uint32_t* out) {
     Source source(w, tile);
-    const int lines = Source::lines(w.k);
-    for (int line = 0; line < lines; ++line) {
+    const int first_line = first_pair / Source::kPairsPerLine;
+    const int end_line = end_pair / Source::kPairsPerLine;
+    for (int line = first_line; line < end_line; ++line) {
         source.begin_line(line);
         const P16 codes = source.load_line(line);
-        uint32_t* to = out + line * Source::kPairsPerLine * kLanes;
+        uint32_t* to = out + (line - first_line) * Source::kPairsPerLine * kLanes;
         store_pairs(to, source.template pair<0>(codes));
         store_pairs(to + kLanes, source.template pair<1>(codes));
         if constexpr (Source::kPairsPerLine == 4) {
@@ -143,16 +144,19 @@ static void coded_tile(const SyWeight& w, int tile, int num_vectors, const uint3
             default: return fused_rows<Source, 4>(w, tile, x, x_stride, out, out_stride);
         }
     }
-    const int64_t stride = static_cast<int64_t>(w.k) * 8;
-    for (int v = 0; v < num_vectors; ++v) unpack_tile<Source>(w, tile + v, scratch + v * stride);
-    tile_all_rows(num_vectors, {scratch, stride}, x, x_stride, num_rows, w.k / 2, out, out_stride,
-                  prefetch);
+    const int64_t stride = static_cast<int64_t>(kCutPairs) * kLanes;
+    for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
+        const int end = w.k / 2 - pair < kCutPairs ? w.k / 2 : pair + kCutPairs;
+        for (int v = 0; v < num_vectors; ++v) {
+            unpack_tile<Source>(w, tile + v, pair, end, scratch + v * stride);
+        }
+        tile_all_rows(num_vectors, {scratch, stride}, x + pair, x_stride, num_rows, end - pair, out, out_stride,
+                      pair > 0, prefetch);
+    }
 }
 
 // Bytes of thread scratch that linear_tile needs.
-static inline size_t linear_scratch_bytes(const SyWeight& w) {
-    return w.kind == SY_BF16 ? 0 : static_cast<size_t>(w.k) * 64;
-}
+constexpr size_t kLinearScratchBytes = 2 * kCutPairs * kLanes * sizeof(uint32_t);
 
 // Outputs 32 * tile32 .. + 31 of x . w^T for all rows, fp32. Writes whole vectors of 16 columns, so
 // `out` rows must have room up to n rounded up to 16.
@@ -180,8 +184,12 @@ static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x,
             }
         }
     } else {
-        tile_all_rows(num_vectors, {tile16(w, tile), tile_dwords(w)}, pairs, pair_stride, num_rows,
-                      w.k / 2, to, out_stride, prefetch);
+        const int64_t stride = tile_dwords(w);
+        for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
+            const int count = w.k / 2 - pair < kCutPairs ? w.k / 2 - pair : kCutPairs;
+            tile_all_rows(num_vectors, {tile16(w, tile) + static_cast<int64_t>(pair) * kLanes, stride},
+                          pairs + pair, pair_stride, num_rows, count, to, out_stride, pair > 0, prefetch);
+        }
     }
 }
 
