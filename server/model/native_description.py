@@ -169,7 +169,8 @@ class NativeDescription:
         return Projection(pack_linears(self._library, modules), bias, tuple(segments))
 
     def _norm(self, norm: Any) -> torch.Tensor:
-        return (norm.weight.detach().float() + self._family.norm_offset).contiguous()
+        weight: torch.Tensor = norm.weight.detach().float() + self._family.norm_offset
+        return weight.contiguous()
 
     def _optional_norm(self, parent: Any, name: str | None) -> torch.Tensor | None:
         norm = getattr(parent, name, None) if name else None

@@ -6,9 +6,11 @@
 #include "weights.h"
 
 constexpr int kMaxRanges = 64;
+// Up to this many rows a tile is bound by memory: grab runs of tiles and leave prefetching to them.
+constexpr int kFewRows = 4;
 
 static inline int tiles_per_grab(int num_tiles, int num_threads, int num_rows) {
-    if (num_rows > kMaxFusedRows) return 1;
+    if (num_rows > kFewRows) return 1;
     const int chunk = num_tiles / (num_threads * 8);
     return chunk < 1 ? 1 : chunk;
 }
@@ -27,7 +29,7 @@ static void project(Worker& worker, const SyProjection& p, const uint16_t* x, in
         if (i >= num_tiles) return lora->run_shrink(i - num_tiles, p, x, x_stride);
         MemoryRange ranges[kMaxRanges];
         int num_ranges = 0;
-        if (num_rows > kMaxFusedRows) {
+        if (num_rows > kFewRows) {
             const int ahead = i + worker.count();
             if (ahead < num_tiles) {
                 const char* codes = reinterpret_cast<const char*>(tile16(p.weight, 2 * ahead));

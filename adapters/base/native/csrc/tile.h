@@ -7,9 +7,8 @@
 
 constexpr int kMaxTileRows = 12;  // 2 x 12 accumulators, 2 weights and a broadcast fit in 32 registers
 constexpr int kTileColumns = 2 * kLanes;
-// k is cut so that the weights of a tile (16 KiB) and the rows of a block stay in the first-level
-// cache while every block of rows reads them.
-constexpr int kCutPairs = 128;
+// k is cut at this many pairs, so that an unpacked tile (128 KiB) stays in the second-level cache.
+constexpr int kCutPairs = 1024;
 
 // Weights of 16 outputs: [pairs][16] dwords. The second vector of outputs is `tile_stride` dwords on.
 struct TileWeights {
@@ -29,17 +28,26 @@ struct Prefetch {
     const MemoryRange* more = nullptr;
     int num_more = 0;
 
-    void touch() {
+    // How many of the next `steps` touches stay in one range; 0 when nothing is left.
+    int run_length(int steps) {
         if (next >= end) {
-            if (num_more == 0) return;
+            if (num_more == 0) return 0;
             next = more->data;
             end = next + more->bytes;
             ++more;
             --num_more;
         }
+        const int64_t left = (end - next + 127) / 128;
+        return left < steps ? static_cast<int>(left) : steps;
+    }
+    // Only after run_length() gave more than 0.
+    void touch_now() {
         __builtin_prefetch(next, 0, 2);
         __builtin_prefetch(next + 64, 0, 2);
         next += 128;
+    }
+    void touch() {
+        if (run_length(1) > 0) touch_now();
     }
 };
 
@@ -54,17 +62,25 @@ static void tile_rows(TileWeights w, const uint32_t* x, int64_t x_stride, int nu
             acc[v][m] = resume ? load(out + m * out_stride + v * kLanes) : zero();
         }
     }
-    Prefetch lines = prefetch;
-    for (int p = 0; p < num_pairs; ++p) {
+    const auto step = [&](int p) {
         P16 weights[NV];
         SY_UNROLL for (int v = 0; v < NV; ++v) weights[v] =
             load_pairs(w.data + v * w.tile_stride + p * kLanes);
-        lines.touch();
         SY_UNROLL for (int m = 0; m < MR; ++m) {
             const P16 pair = broadcast_pair(x[m * x_stride + p]);
             SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
         }
+    };
+    Prefetch lines = prefetch;
+    int p = 0;
+    for (int run = lines.run_length(num_pairs); run > 0; run = lines.run_length(num_pairs - p)) {
+        for (const int end = p + run; p < end; ++p) {
+            lines.touch_now();
+            step(p);
+        }
+        if (p == num_pairs) break;
     }
+    for (; p < num_pairs; ++p) step(p);
     prefetch = lines;
     SY_UNROLL for (int m = 0; m < MR; ++m) {
         SY_UNROLL for (int v = 0; v < NV; ++v) store(out + m * out_stride + v * kLanes, acc[v][m]);

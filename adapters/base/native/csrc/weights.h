@@ -15,10 +15,7 @@
 #include "tile.h"
 
 constexpr int kBlock = 64;  // weights per absmax
-constexpr int kBlockPairs = kBlock / 2;
-// Up to this many rows weights go from registers straight into the dot products; above it a tile is
-// unpacked once into cache and read by every block of rows.
-constexpr int kMaxFusedRows = 4;
+constexpr int kCodeLinesAhead = 24;  // how far ahead packed codes are asked for, in lines
 
 static inline int64_t tile_dwords(const SyWeight& w) {
     switch (w.kind) {
@@ -73,7 +70,7 @@ struct Int8Source {
     }
 };
 
-// Pairs [first_pair, end_pair) of a tile16 as bf16 pairs [..][16]. The first begins a block.
+// Pairs [first_pair, end_pair) of a tile16 as bf16 pairs [..][16]. The first pair begins a block.
 template <typename Source>
 static void unpack_tile(const SyWeight& w, int64_t tile, int first_pair, int end_pair, uint32_t* out) {
     Source source(w, tile);
@@ -92,66 +89,93 @@ static void unpack_tile(const SyWeight& w, int64_t tile, int first_pair, int end
     }
 }
 
-template <int kPair, typename Source, int NV, int MR>
-static inline void fused_pair(const Source (&sources)[NV], const P16 (&codes)[NV], const uint32_t* x,
-                              int64_t x_stride, F16 (&acc)[NV][MR]) {
-    P16 weights[NV];
-    SY_UNROLL for (int v = 0; v < NV; ++v) weights[v] = sources[v].template pair<kPair>(codes[v]);
+template <int kPair, typename Source, int MR>
+static inline void fused_pair(const Source (&sources)[2], const P16 (&codes)[2], const uint32_t* x,
+                              int64_t x_stride, F16 (&acc)[2][MR], uint32_t* unpacked) {
+    P16 weights[2];
+    SY_UNROLL for (int v = 0; v < 2; ++v) weights[v] = sources[v].template pair<kPair>(codes[v]);
+    if (unpacked != nullptr) {
+        SY_UNROLL for (int v = 0; v < 2; ++v) {
+            store_pairs(unpacked + (static_cast<int64_t>(v) * kCutPairs + kPair) * kLanes, weights[v]);
+        }
+    }
     SY_UNROLL for (int m = 0; m < MR; ++m) {
         const P16 pair = broadcast_pair(x[m * x_stride + kPair]);
-        SY_UNROLL for (int v = 0; v < NV; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
+        SY_UNROLL for (int v = 0; v < 2; ++v) acc[v][m] = dot(acc[v][m], weights[v], pair);
     }
 }
 
-// The same sums as tile_rows, in the same order, without the unpacked copy.
+// The same sums as tile_rows, in the same order, over pairs [first_pair, end_pair) of two tile16, the
+// weights going from registers into the dot products: lookups and products use different units of the
+// core. With `unpacked`, the weights are kept there for the other blocks of rows.
 template <typename Source, int MR>
-static void fused_rows(const SyWeight& w, int64_t tile, const uint32_t* x, int64_t x_stride, float* out,
-                       int64_t out_stride) {
-    constexpr int NV = 2;
-    Source sources[NV] = {Source(w, tile), Source(w, tile + 1)};
-    F16 acc[NV][MR];
-    SY_UNROLL for (int m = 0; m < MR; ++m) acc[0][m] = acc[1][m] = zero();
-    const int lines = Source::lines(w.k);
-    for (int line = 0; line < lines; ++line) {
-        P16 codes[NV];
-        SY_UNROLL for (int v = 0; v < NV; ++v) {
+static void fused_rows(const SyWeight& w, int64_t tile, int first_pair, int end_pair, const uint32_t* x,
+                       int64_t x_stride, float* out, int64_t out_stride, uint32_t* unpacked,
+                       Prefetch& prefetch) {
+    Source sources[2] = {Source(w, tile), Source(w, tile + 1)};
+    F16 acc[2][MR];
+    SY_UNROLL for (int m = 0; m < MR; ++m) {
+        SY_UNROLL for (int v = 0; v < 2; ++v) {
+            acc[v][m] = first_pair > 0 ? load(out + m * out_stride + v * kLanes) : zero();
+        }
+    }
+    const int first_line = first_pair / Source::kPairsPerLine;
+    const int end_line = end_pair / Source::kPairsPerLine;
+    for (int line = first_line; line < end_line; ++line) {
+        P16 codes[2];
+        SY_UNROLL for (int v = 0; v < 2; ++v) {
             sources[v].begin_line(line);
             codes[v] = sources[v].load_line(line);
-            __builtin_prefetch(sources[v].codes + (line + 24) * kLanes, 0, 3);
+            __builtin_prefetch(sources[v].codes + (line + kCodeLinesAhead) * kLanes, 0, 3);
         }
+        prefetch.touch();
         const uint32_t* xs = x + line * Source::kPairsPerLine;
-        fused_pair<0>(sources, codes, xs, x_stride, acc);
-        fused_pair<1>(sources, codes, xs, x_stride, acc);
+        fused_pair<0>(sources, codes, xs, x_stride, acc, unpacked);
+        fused_pair<1>(sources, codes, xs, x_stride, acc, unpacked);
         if constexpr (Source::kPairsPerLine == 4) {
-            fused_pair<2>(sources, codes, xs, x_stride, acc);
-            fused_pair<3>(sources, codes, xs, x_stride, acc);
+            fused_pair<2>(sources, codes, xs, x_stride, acc, unpacked);
+            fused_pair<3>(sources, codes, xs, x_stride, acc, unpacked);
         }
+        if (unpacked != nullptr) unpacked += Source::kPairsPerLine * kLanes;
     }
     SY_UNROLL for (int m = 0; m < MR; ++m) {
-        SY_UNROLL for (int v = 0; v < NV; ++v) store(out + m * out_stride + v * kLanes, acc[v][m]);
+        SY_UNROLL for (int v = 0; v < 2; ++v) store(out + m * out_stride + v * kLanes, acc[v][m]);
     }
 }
 
+using FusedFunction = void (*)(const SyWeight&, int64_t, int, int, const uint32_t*, int64_t, float*, int64_t,
+                               uint32_t*, Prefetch&);
+
+template <typename Source>
+static FusedFunction fused_function(int rows) {
+    static constexpr FusedFunction table[kMaxTileRows] = {
+        fused_rows<Source, 1>, fused_rows<Source, 2>,  fused_rows<Source, 3>,  fused_rows<Source, 4>,
+        fused_rows<Source, 5>, fused_rows<Source, 6>,  fused_rows<Source, 7>,  fused_rows<Source, 8>,
+        fused_rows<Source, 9>, fused_rows<Source, 10>, fused_rows<Source, 11>, fused_rows<Source, 12>,
+    };
+    return table[rows - 1];
+}
+
+// Two tile16 (or the last one alone) for all rows: the first block of rows unpacks as it computes and,
+// when there are more rows, leaves the weights in `scratch` for them.
 template <typename Source>
 static void coded_tile(const SyWeight& w, int tile, int num_vectors, const uint32_t* x, int64_t x_stride,
                        int num_rows, float* out, int64_t out_stride, uint32_t* scratch,
                        Prefetch& prefetch) {
-    if (num_rows <= kMaxFusedRows && num_vectors == 2) {
-        switch (num_rows) {
-            case 1: return fused_rows<Source, 1>(w, tile, x, x_stride, out, out_stride);
-            case 2: return fused_rows<Source, 2>(w, tile, x, x_stride, out, out_stride);
-            case 3: return fused_rows<Source, 3>(w, tile, x, x_stride, out, out_stride);
-            default: return fused_rows<Source, 4>(w, tile, x, x_stride, out, out_stride);
-        }
-    }
-    const int64_t stride = static_cast<int64_t>(kCutPairs) * kLanes;
+    constexpr int64_t kStride = static_cast<int64_t>(kCutPairs) * kLanes;
+    const int num_blocks = (num_rows + kMaxTileRows - 1) / kMaxTileRows;
+    const int fused = num_vectors == 2 ? num_rows / num_blocks : 0;
     for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
         const int end = w.k / 2 - pair < kCutPairs ? w.k / 2 : pair + kCutPairs;
-        for (int v = 0; v < num_vectors; ++v) {
-            unpack_tile<Source>(w, tile + v, pair, end, scratch + v * stride);
+        if (fused == 0) {
+            unpack_tile<Source>(w, tile, pair, end, scratch);
+        } else {
+            uint32_t* unpacked = num_rows > fused ? scratch : nullptr;
+            fused_function<Source>(fused)(w, tile, pair, end, x, x_stride, out, out_stride, unpacked, prefetch);
         }
-        tile_all_rows(num_vectors, {scratch, stride}, x + pair, x_stride, num_rows, end - pair, out, out_stride,
-                      pair > 0, prefetch);
+        if (num_rows == fused) continue;
+        tile_all_rows(num_vectors, {scratch, kStride}, x + fused * x_stride + pair, x_stride, num_rows - fused,
+                      end - pair, out + fused * out_stride, out_stride, pair > 0, prefetch);
     }
 }
 
