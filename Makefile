@@ -18,13 +18,13 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 STAMP := $(VENV)/.installed-$(KEY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check fix bench clean
+.PHONY: help setup serve test test-kernels check fix bench clean
 
 help:  ## this list
 	@echo "Switchyard: one 4-bit base model, many adapters, one batch."
 	@echo
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | \
-		while IFS='|' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | \
+		while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) PORT=$(PORT) HOST=$(HOST) STORE=$(STORE)"
 	@echo "           BASE=$(BASE)"
@@ -64,6 +64,10 @@ serve: setup  ## set up, put the example adapters in the store, and serve
 
 test: setup  ## every test, the slow ones with the real model included
 	$(BIN)/python -m pytest $(ARGS)
+
+test-kernels: setup  ## the Triton kernels in Triton's interpreter (installs triton, 1 GB)
+	$(PIP) triton==3.9.0
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
 
 check: setup  ## style, types, import floors and the quick unit tests
 	$(BIN)/ruff check .

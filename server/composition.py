@@ -38,7 +38,7 @@ async def run_server(config: ServerConfig) -> None:
     """
     started = time.perf_counter()
     model = assemble_model(_model_settings(config))
-    if model.backend == "native":
+    if model.backend.startswith("native"):
         leave_cores_to_kernels()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
@@ -105,6 +105,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         kv_cache_gib=config.kv_cache_gib,
         num_adapter_pages=config.adapter_bank_pages,
         max_batch_tokens=config.max_batch_tokens,
+        max_num_sequences=config.max_num_sequences,
     )
 
 

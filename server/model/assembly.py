@@ -1,5 +1,6 @@
 """Puts the model floor together: base, cache, bank, runner, loader, tokenizer."""
 
+import gc
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +9,19 @@ import torch
 
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.native.build import NativeLibrary, load_native
+from adapters.base.native.ops import NativeOps
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
 from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
 from server.model.bank import AdapterBank
+from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
 from server.model.host_adapter import PagedAdapterLoader
+from server.model.kernels.backends import KernelBackend, choose_backend
+from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache
-from server.model.native import NativeModel, is_native_architecture
+from server.model.native import NativeModel, is_native_architecture, native_bank
 from server.model.page_layout import PageLayout
 from server.model.runner import StepModel, TorchRunner
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
@@ -40,6 +45,7 @@ class ModelSettings:
     kv_cache_gib: float
     num_adapter_pages: int
     max_batch_tokens: int
+    max_num_sequences: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,26 @@ class AssembledModel:
     vocab_size: int
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What every way through the model is built from."""
+
+    base: LoadedBase
+    generic: GenericModel
+    cache: KVCache
+    bank: AdapterBank
+    max_model_len: int
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way through the model, its name for the log and metrics, and the weights it keeps."""
+
+    model: StepModel
+    backend: str
+    weight_bytes: int
+
+
 def assemble_model(settings: ModelSettings) -> AssembledModel:
     """Load the base and build everything around it.
 
@@ -74,43 +100,34 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     freeze(base.model)
     prepare_for_training(base.model)  # the 4-bit codes stay in the layout that we read
     window = _window(base, settings.max_model_len)
-    generic = GenericModel(base.model, max_model_len=window)
+    backend = choose_backend(device)
+    generic = GenericModel(base.model, max_model_len=window, backend=backend)
     num_blocks = _num_blocks(generic, settings, dtype)
     max_model_len = min(window, num_blocks * settings.block_size)
+    has_graphs = backend.make_static_work is not None
     cache = KVCache(
         generic.geometry,
-        num_blocks=num_blocks,
+        num_blocks=num_blocks + has_graphs,  # a captured graph's padding writes to the last one
         block_size=settings.block_size,
         dtype=dtype,
         device=device,
     )
     layout = PageLayout.for_modules(generic.module_shapes)
     bank = AdapterBank(layout, settings.num_adapter_pages, dtype=dtype, device=device)
-    model: StepModel = generic
-    if library is not None and is_native_architecture(base.model.config):
-        native = NativeModel(
-            library,
-            base.model,
-            generic,
-            bank,
-            cache,
-            max_batch_tokens=settings.max_batch_tokens,
-            max_positions=max_model_len,
-        )
-        model, backend, weight_bytes = native, "native", native.weight_bytes
-    elif settings.backend == "native" and not is_native_architecture(base.model.config):
-        raise ConfigurationError(
-            [f"backend is native, but it doesn't know {base.model.config.model_type} models"]
-        )
+    parts = _Parts(base, generic, cache, bank, max_model_len)
+    if library is None:
+        way = _generic_way(parts, backend, settings, device)
+    elif is_native_architecture(base.model.config):
+        way = _native_way(parts, library, settings)
     else:
-        generic.install_adapters(bank)
-        backend, weight_bytes = "reference", model_bytes(base)
+        way = _generic_way_on_native_kernels(parts, library)
+    gc.collect()  # a model whose weights were packed is garbage with reference cycles
     logger.info(
         "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
-        dtype, backend,
+        dtype, way.backend,
     )  # fmt: skip
     return AssembledModel(
-        runner=TorchRunner(model, cache, bank, weight_bytes=weight_bytes, device=device),
+        runner=TorchRunner(way.model, cache, bank, weight_bytes=way.weight_bytes, device=device),
         loader=PagedAdapterLoader(layout, dtype, pin_memory=device.startswith("cuda")),
         tokenizer=TransformersTokenizer(
             base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
@@ -121,11 +138,54 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         base_digest=base.resolved.digest,
         base_revision=base.resolved.revision,
         device=device,
-        backend=backend,
+        backend=way.backend,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=int(base.model.config.vocab_size),
     )
+
+
+def _generic_way(
+    parts: _Parts, backend: KernelBackend, settings: ModelSettings, device: str
+) -> _Way:
+    """transformers' modules over torch or Triton kernels; decode in CUDA graphs where it can be."""
+    parts.generic.install_adapters(parts.bank)
+    model: StepModel = parts.generic
+    if backend.make_static_work is not None:
+        graphs = DecodeGraphs(
+            parts.generic,
+            parts.cache,
+            backend.make_static_work,
+            max_rows=settings.max_num_sequences,
+            max_model_len=parts.max_model_len,
+            device=device,
+        )
+        graphs.capture()
+        model = graphs
+    return _Way(model, backend.name, model_bytes(parts.base))
+
+
+def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) -> _Way:
+    """The whole step as one native call."""
+    native = NativeModel(
+        library,
+        parts.base.model,
+        parts.generic,
+        parts.bank,
+        parts.cache,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_positions=parts.max_model_len,
+    )
+    return _Way(native, "native", native.weight_bytes)
+
+
+def _generic_way_on_native_kernels(parts: _Parts, library: NativeLibrary) -> _Way:
+    """transformers' modules with native linears, adapter work and attention."""
+    layout = parts.bank.layout
+    backend = native_backend(NativeOps(library), native_bank(parts.bank), layout)
+    parts.generic.install_adapters(parts.bank, backend)
+    packed = sum(m.size_bytes for m in parts.base.model.modules() if isinstance(m, NativeLinear))
+    return _Way(parts.generic, backend.name, model_bytes(parts.base) + packed)
 
 
 def _native_library(settings: ModelSettings, device: str) -> NativeLibrary | None:

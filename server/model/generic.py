@@ -17,7 +17,7 @@ from server.model.attention_interface import ATTENTION_NAME, StepAttention, regi
 from server.model.bank import AdapterBank
 from server.model.bloom import adopt_bloom
 from server.model.geometry import AttentionGeometry, LayerAttention
-from server.model.kernels import reference
+from server.model.kernels.backends import Attend, KernelBackend, StepWork, choose_backend
 from server.model.kv_cache import KVCache
 from server.model.step_context import StepContext
 from server.model.step_inputs import StepInputs
@@ -53,8 +53,9 @@ class _Probe:
 
 @dataclass
 class _PagedAttention:
-    """The step attention of the reference backend."""
+    """The step attention of a kernel backend."""
 
+    attend: Attend
     cache: KVCache
     step: StepInputs
 
@@ -71,7 +72,7 @@ class _PagedAttention:
         slopes_H: torch.Tensor | None = None,
     ) -> torch.Tensor:
         self.cache.write(layer, self.step.slot_mapping, keys_THD, values_THD)
-        return reference.attend(
+        return self.attend(
             queries_THD,
             self.cache,
             layer,
@@ -90,8 +91,11 @@ class GenericModel:
     reason when the architecture can't be served.
     """
 
-    def __init__(self, model: Any, *, max_model_len: int) -> None:
+    def __init__(
+        self, model: Any, *, max_model_len: int, backend: KernelBackend | None = None
+    ) -> None:
         self._model = model
+        self._backend = backend or choose_backend("cpu")
         self._context = StepContext()
         _check_config(model.config, max_model_len)
         register_attention()
@@ -104,21 +108,36 @@ class GenericModel:
         )
         self.module_shapes = linear_modules(model)
 
-    def install_adapters(self, bank: AdapterBank) -> None:
-        """Wrap every adaptable linear, so that the bank's pages can be added to it."""
+    def install_adapters(self, bank: AdapterBank, backend: KernelBackend | None = None) -> None:
+        """Wrap every adaptable linear, so that the bank's pages can be added to it.
+
+        `backend`, when given, computes from here on, with its own linears.
+        """
+        self._backend = backend or self._backend
+        make_linear = self._backend.make_linear or (lambda module: module)
         places = bank.layout.by_name
         for name, module in list(self._model.named_modules()):
             if name in places:
-                wrapped = AdapterLinear(module, places[name], bank, self._context)
+                base = make_linear(module)
+                wrapped = AdapterLinear(base, places[name], bank, self._context)
                 self._model.set_submodule(name, wrapped)
 
-    def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
-        """One step over ragged tokens; returns logits [S, vocabulary] of the rows that sample."""
-        work = reference.AdapterWork(step)
+    def forward(
+        self, step: StepInputs, cache: KVCache, work: StepWork | None = None
+    ) -> torch.Tensor:
+        """One step over ragged tokens; returns logits [S, vocabulary] of the rows that sample.
+
+        `work` is given by who keeps the step's adapter work in memory of its own.
+        """
+        if work is None:
+            work = self._backend.make_work(step)
         self._context.work = None if work.is_empty else work
         try:
             return self._run(
-                step.token_ids, step.positions, step.sample_tokens, _PagedAttention(cache, step)
+                step.token_ids,
+                step.positions,
+                step.sample_tokens,
+                _PagedAttention(self._backend.attend, cache, step),
             )
         finally:
             self._context.work = self._context.attention = None

@@ -104,6 +104,7 @@ class Served:
             kv_cache_gib=0.25,
             num_adapter_pages=16,
             max_batch_tokens=256,
+            max_num_sequences=16,
         )
         self.model: AssembledModel = assemble_model(settings)
         self.pages: dict[str, tuple[int, ...]] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from server.model.kernels import reference
 from server.model.kernels.work_plan import WorkTables
@@ -66,13 +67,15 @@ class KernelBackend:
     """The kernels behind the generic way through a model. `name` goes to the log and metrics.
 
     `make_static_work` builds a step's work over tables that are loaded anew before each replay of
-    a captured graph; None says that the kernels can't be captured.
+    a captured graph; None says that the kernels can't be captured. `make_linear` gives the module
+    that takes a base linear's place.
     """
 
     name: str
     make_work: Callable[[StepInputs], StepWork]
     attend: Attend
     make_static_work: Callable[[StepInputs, WorkTables], StepWork] | None = None
+    make_linear: Callable[[nn.Module], nn.Module] | None = None
 
 
 def choose_backend(device: str) -> KernelBackend:

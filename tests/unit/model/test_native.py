@@ -52,6 +52,27 @@ def test_native_logits_equal_generic_logits(
     torch.testing.assert_close(results[1], results[0], atol=LOGITS_ATOL, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "bloom", "gemma2"])
+def test_native_kernels_behind_the_generic_way(
+    name: str, library: NativeLibrary, tmp_path: Path
+) -> None:
+    """Architectures without a native step still get native linears, adapters and attention."""
+    model = tiny_model(name).to(torch.bfloat16).float()
+    make_adapter(copy.deepcopy(model), tmp_path / "a", rank=12, seed=1)
+    engines = (
+        TinyEngine(copy.deepcopy(model)),
+        TinyEngine(copy.deepcopy(model), library=library, is_generic=True),
+    )
+    results, follow = [], None
+    for engine in engines:
+        pages = engine.load(tmp_path / "a", 12)
+        requests = [(prompt, stack) for prompt in PROMPTS for stack in ([], [(pages, 0.7)])]
+        tokens, logits = engine.generate(requests, NUM_TOKENS, follow=follow)
+        follow = follow or tokens
+        results.append(torch.stack(logits).float())
+    torch.testing.assert_close(results[1], results[0], atol=2 * LOGITS_ATOL, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral-sliding"])
 def test_logits_are_bitwise_the_same_alone_and_in_any_batch(
     name: str, library: NativeLibrary, tmp_path: Path

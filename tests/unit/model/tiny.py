@@ -9,14 +9,16 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from adapters.base.native.build import NativeLibrary
+from adapters.base.native.ops import NativeOps
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
 from server.core.stack import AdapterVersion
 from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.host_adapter import PagedAdapterLoader
+from server.model.kernels.native_kernels import native_backend
 from server.model.kv_cache import KVCache
-from server.model.native import NativeModel
+from server.model.native import NativeModel, native_bank
 from server.model.page_layout import PageLayout
 from server.model.runner import StepModel, TorchRunner
 
@@ -99,9 +101,17 @@ class TinyEngine:
     """Runner, bank and cache of a tiny model, driven by hand."""
 
     def __init__(
-        self, model: Any, *, num_pages: int = 16, library: NativeLibrary | None = None
+        self,
+        model: Any,
+        *,
+        num_pages: int = 16,
+        library: NativeLibrary | None = None,
+        is_generic: bool = False,
     ) -> None:
-        """With `library` the native way in bfloat16, else the generic one in float32."""
+        """The generic way in float32; with `library` native kernels in bfloat16.
+
+        Those run the whole step, or with `is_generic` only the linears, adapters and attention.
+        """
         dtype = torch.float32 if library is None else torch.bfloat16
         generic = GenericModel(model, max_model_len=WINDOW)
         layout = PageLayout.for_modules(generic.module_shapes)
@@ -112,6 +122,10 @@ class TinyEngine:
         step_model: StepModel = generic
         if library is None:
             generic.install_adapters(bank)
+        elif is_generic:
+            model.to(torch.bfloat16)
+            backend = native_backend(NativeOps(library), native_bank(bank), layout)
+            generic.install_adapters(bank, backend)
         else:
             step_model = NativeModel(
                 library,

@@ -111,7 +111,9 @@ class TinyNative:
     values: Tensor
 
     @classmethod
-    def build(cls, name: str, library: NativeLibrary, ops: NativeOps, seed: int = 0) -> "TinyNative":
+    def build(
+        cls, name: str, library: NativeLibrary, ops: NativeOps, seed: int = 0
+    ) -> "TinyNative":
         oracle = make_model(name, seed)
         config = oracle.config
         quantized = QuantizedLinears(library)
