@@ -127,8 +127,12 @@ class StoreCatalog:
             return entry.current
         try:
             stored = self._store.get(ref)
+        except AdapterNotFoundError as error:
+            raise AdapterUnavailableError(
+                f"no model or adapter is called {ref}; GET /v1/models lists what is there"
+            ) from error
         except AdapterError as error:
-            raise AdapterUnavailableError(str(error)) from error
+            raise AdapterUnavailableError(f"{ref} can't be read: {error}") from error
         if (mismatch := self._mismatch(stored)) is not None:
             raise RequestError(mismatch, "model")
         return self._adapter_version(stored)

@@ -18,7 +18,7 @@ from server.model.bank import AdapterBank
 from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
 from server.model.host_adapter import PagedAdapterLoader
-from server.model.kernels.backends import KernelBackend, choose_backend
+from server.model.kernels.backends import KernelBackend, choose_backend, reference_backend
 from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache
 from server.model.native import NativeModel, is_native_architecture, native_bank
@@ -100,7 +100,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     freeze(base.model)
     prepare_for_training(base.model)  # the 4-bit codes stay in the layout that we read
     window = _window(base, settings.max_model_len)
-    backend = choose_backend(device)
+    backend = choose_backend(device) if library is None else reference_backend()
     generic = GenericModel(base.model, max_model_len=window, backend=backend)
     num_blocks = _num_blocks(generic, settings, dtype)
     max_model_len = min(window, num_blocks * settings.block_size)

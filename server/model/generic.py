@@ -17,7 +17,7 @@ from server.model.attention_interface import ATTENTION_NAME, StepAttention, regi
 from server.model.bank import AdapterBank
 from server.model.bloom import adopt_bloom
 from server.model.geometry import AttentionGeometry, LayerAttention
-from server.model.kernels.backends import Attend, KernelBackend, StepWork, choose_backend
+from server.model.kernels.backends import Attend, KernelBackend, StepWork, reference_backend
 from server.model.kv_cache import KVCache
 from server.model.step_context import StepContext
 from server.model.step_inputs import StepInputs
@@ -95,7 +95,7 @@ class GenericModel:
         self, model: Any, *, max_model_len: int, backend: KernelBackend | None = None
     ) -> None:
         self._model = model
-        self._backend = backend or choose_backend("cpu")
+        self._backend = backend or reference_backend()
         self._context = StepContext()
         _check_config(model.config, max_model_len)
         register_attention()

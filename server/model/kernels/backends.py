@@ -81,9 +81,9 @@ class KernelBackend:
 def choose_backend(device: str) -> KernelBackend:
     """Triton's kernels on a GPU where triton is installed, else the reference; logs which, why."""
     if not device.startswith("cuda"):
-        return _chosen(_reference_backend(), f"the device is {device}")
+        return _chosen(reference_backend(), f"the device is {device}")
     if importlib.util.find_spec("triton") is None:
-        return _chosen(_reference_backend(), "triton isn't installed: pip install triton")
+        return _chosen(reference_backend(), "triton isn't installed: pip install triton")
     return _chosen(_triton_backend(), f"the device is {device}")
 
 
@@ -92,7 +92,8 @@ def _chosen(backend: KernelBackend, reason: str) -> KernelBackend:
     return backend
 
 
-def _reference_backend() -> KernelBackend:
+def reference_backend() -> KernelBackend:
+    """Plain torch, on any device."""
     return KernelBackend("reference", reference.AdapterWork, reference.attend)
 
 
