@@ -55,7 +55,9 @@ class StepOutput:
     """The drawn token of each row that samples, by sequence id.
 
     `failed` names sequences whose row could not be computed (NaN logits) and why; the others stand.
+    `model_seconds` is the part of the step that the model's forward took.
     """
 
     token_ids: dict[int, int]
     failed: dict[int, str] = field(default_factory=dict)
+    model_seconds: float = 0.0

@@ -66,6 +66,7 @@ class EngineMetrics:
         self.queue_time = histogram("request_queue_time_seconds", "Until the first step")
         self.adapter_load_seconds = histogram("adapter_load_seconds", "Disk to host memory")
         self.step_seconds = histogram("step_seconds", "One forward with sampling")
+        self.model_seconds = counter("model_seconds_total", "Part of the steps spent in the model")
         self.prefill_seconds = histogram("prefill_seconds", "Steps that hold a prefill chunk")
         self.decode_seconds = histogram("decode_seconds", "Steps that only decode")
         self.batch_size = histogram("batch_size", "Rows of a step", buckets=_COUNT_BUCKETS)

@@ -138,6 +138,7 @@ class StepLoop:
             updates = self._scheduler.fail_batch(plan.batch, f"the step failed: {error}")
         else:
             updates = self._scheduler.update(plan.batch, output)
+            self._metrics.model_seconds.inc(output.model_seconds)
         self._observe(plan.batch, time.perf_counter() - start)
         self._publish(updates)
 

@@ -1,5 +1,6 @@
 """Executes scheduled steps: the one owner of base weights, KV cache and adapter bank."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -39,18 +40,21 @@ class TorchRunner:
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """Run the batch and return the logits [S, vocabulary] of the rows that sample."""
         with torch.inference_mode():
-            step = StepInputs.from_batch(
-                batch, block_size=self._cache.block_size, device=self._device
-            )
-            return self._model.forward(step, self._cache)
+            return self._model.forward(self._inputs(batch), self._cache)
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """One forward over the batch, and a drawn token for each row that samples."""
-        logits_SV = self.logits(batch)
-        self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
         with torch.inference_mode():
+            step = self._inputs(batch)
+            start = time.perf_counter()
+            logits_SV = self._model.forward(step, self._cache)
+            seconds = time.perf_counter() - start
+            self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
             tokens, failed = sample(logits_SV, [row for row in batch.rows if row.samples])
-        return StepOutput(tokens, failed)
+        return StepOutput(tokens, failed, seconds)
+
+    def _inputs(self, batch: ScheduledBatch) -> StepInputs:
+        return StepInputs.from_batch(batch, block_size=self._cache.block_size, device=self._device)
 
     def place_adapter(self, pages: Sequence[int], adapter: HostAdapter) -> None:
         """Copy an adapter that this runner's own loader read into bank pages."""

@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
-from typing import Any
+from typing import Any, ClassVar
 
 KIND_NONE, KIND_NF4, KIND_BF16, KIND_INT8, KIND_ROWS_BF16 = range(5)
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
@@ -20,7 +20,7 @@ STATUS_MESSAGES = {
 class Weight(ctypes.Structure):
     """SyWeight"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("kind", c_int32), ("n", c_int32), ("k", c_int32), ("reserved", c_int32),
         ("data", c_void_p), ("scales", c_void_p), ("code", c_void_p),
     ]  # fmt: skip
@@ -29,7 +29,7 @@ class Weight(ctypes.Structure):
 class Segment(ctypes.Structure):
     """SySegment"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("module", c_int32), ("column", c_int32), ("columns", c_int32), ("reserved", c_int32),
     ]  # fmt: skip
 
@@ -37,7 +37,7 @@ class Segment(ctypes.Structure):
 class Projection(ctypes.Structure):
     """SyProjection"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("weight", Weight), ("bias", c_void_p), ("segments", Segment * MAX_SEGMENTS),
         ("num_segments", c_int32), ("reserved", c_int32),
     ]  # fmt: skip
@@ -46,7 +46,7 @@ class Projection(ctypes.Structure):
 class Layer(ctypes.Structure):
     """SyLayer"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("qkv", Projection), ("o", Projection), ("gate_up", Projection), ("down", Projection),
         ("attn_norm", c_void_p), ("mlp_norm", c_void_p),
         ("post_attn_norm", c_void_p), ("post_mlp_norm", c_void_p),
@@ -58,7 +58,7 @@ class Layer(ctypes.Structure):
 class Llama(ctypes.Structure):
     """SyLlama"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         *((name, c_int32) for name in (
             "num_layers", "hidden", "intermediate", "num_heads", "num_kv_heads", "head_dim",
             "vocab", "rotary_dim", "rotary_interleaved", "activation", "max_positions",
@@ -76,7 +76,7 @@ class Llama(ctypes.Structure):
 class Bank(ctypes.Structure):
     """SyBank"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("pages", c_void_p), ("page_elements", c_int64), ("num_pages", c_int32),
         ("num_modules", c_int32), ("a_offsets", c_void_p), ("b_offsets", c_void_p),
         ("in_features", c_void_p), ("out_features", c_void_p), ("module_scales", c_void_p),
@@ -86,7 +86,7 @@ class Bank(ctypes.Structure):
 class Work(ctypes.Structure):
     """SyWork"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("offsets", c_void_p), ("pages", c_void_p), ("scales", c_void_p),
     ]  # fmt: skip
 
@@ -94,7 +94,7 @@ class Work(ctypes.Structure):
 class Batch(ctypes.Structure):
     """SyBatch"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("num_rows", c_int32), ("num_tokens", c_int32), ("num_samples", c_int32),
         ("max_blocks", c_int32), ("token_ids", c_void_p), ("query_starts", c_void_p),
         ("seq_lens", c_void_p), ("block_tables", c_void_p), ("sample_tokens", c_void_p),
@@ -105,7 +105,7 @@ class Batch(ctypes.Structure):
 class Attention(ctypes.Structure):
     """SyAttention"""
 
-    _fields_: Sequence[tuple[str, Any]] = [
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("queries", c_void_p), ("output", c_void_p), ("token_stride", c_int64),
         ("keys", c_void_p), ("values", c_void_p), ("query_starts", c_void_p),
         ("seq_lens", c_void_p), ("block_tables", c_void_p),

@@ -66,7 +66,7 @@ class LlamaLayer:
 
     Norm weights are fp32 (Gemma's "+ 1" already added). `cos`, `sin` fp32 [positions,
     rotary_dim / 2], scaling included; layers may share them. `window` 0 sees all keys.
-    `post_attn_norm`, `post_mlp_norm` norm a sublayer's output before it is added (Gemma 2/3, GLM 4).
+    `post_attn_norm`, `post_mlp_norm` norm a sublayer's output before it is added (Gemma, GLM 4).
     """
 
     qkv: Projection

@@ -138,7 +138,7 @@ class WorkList:
 @dataclass(frozen=True)
 class PagedBatch:
     """Ragged rows over a paged KV cache, all int32: `query_starts` [R + 1] (first token of each
-    row), `seq_lens` [R] (keys of each row, this step's tokens included), `block_tables` [R, blocks].
+    row), `seq_lens` [R] (keys of each row, this step's included), `block_tables` [R, blocks].
     """
 
     query_starts: Tensor
@@ -244,8 +244,8 @@ class NativeOps:
         require_tensor("values", values_BSHD, torch.bfloat16, shape)
         if num_heads % num_kv_heads or head_dim % 2:
             raise ValueError(
-                f"{num_heads} heads over {num_kv_heads} kv heads of size {head_dim}: the heads must "
-                "divide evenly and the size be even"
+                f"{num_heads} heads over {num_kv_heads} kv heads of size {head_dim}: the heads "
+                "must divide evenly and the size be even"
             )
         output = torch.empty_like(queries_THD)
         if batch.num_rows:
@@ -271,8 +271,8 @@ class NativeOps:
 
 
 def _spread_rows(x_TK: Tensor) -> Tensor:
-    """`x`, its rows moved apart when their distance is a power of two: such rows share a few sets of
-    the first-level cache and push each other out."""
+    """`x`, its rows moved apart when their distance is a power of two: such rows share a few sets
+    of the first-level cache and push each other out."""
     row_bytes = 2 * x_TK.shape[1]
     if x_TK.shape[0] <= 4 or row_bytes % 1024:
         return x_TK

@@ -112,9 +112,10 @@ def pack_nf4(
 def plain_absmax(quant_state: Any) -> Tensor:
     """fp32 absmax of a bitsandbytes quant state, its double quantisation undone."""
     if not quant_state.nested:
-        return quant_state.absmax.to(torch.float32)
+        plain: Tensor = quant_state.absmax
+        return plain.to(torch.float32)
     functional = import_bitsandbytes().functional
-    absmax = functional.dequantize_blockwise(quant_state.absmax, quant_state.state2)
+    absmax: Tensor = functional.dequantize_blockwise(quant_state.absmax, quant_state.state2)
     return (absmax + quant_state.offset).to(torch.float32)
 
 

@@ -68,7 +68,9 @@ def test_a_token_has_the_same_bits_alone_and_in_any_batch(ops: NativeOps) -> Non
     ops.add_lora(single, x, bank, projection, WorkList.from_rows([work] * 29), _starts([1] * 29))
     assert torch.equal(chunk, single)
     alone = base[11:12].clone()
-    ops.add_lora(alone, x[11:12].contiguous(), bank, projection, WorkList.from_rows([work]), _starts([1]))
+    ops.add_lora(
+        alone, x[11:12].contiguous(), bank, projection, WorkList.from_rows([work]), _starts([1])
+    )
     assert torch.equal(alone, chunk[11:12])
 
 

@@ -1,4 +1,4 @@
-"""4-bit, int8 and bf16 projections: exact weights, right sums, and bits that no neighbour changes."""
+"""4-bit, int8 and bf16 projections: exact weights, right sums, bits that no neighbour changes."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,7 +43,9 @@ def test_weights_are_bitsandbytes_bit_for_bit(
 ) -> None:
     expected, pair = _quantized(_matrix(*shape), scheme, nested)
     packed = pack_bitsandbytes(ops.library, pair)
-    assert torch.equal(dequantize(ops.library, packed).view(torch.int16), expected.view(torch.int16))
+    assert torch.equal(
+        dequantize(ops.library, packed).view(torch.int16), expected.view(torch.int16)
+    )
     rows = torch.arange(shape[0], dtype=torch.int32)
     assert torch.equal(embed(ops.library, packed, rows), expected.float())
 
@@ -135,6 +137,10 @@ def test_wrong_inputs_are_refused_by_name(ops: NativeOps) -> None:
     with pytest.raises(ValueError, match=r"x is torch\.float32"):
         ops.linear(torch.zeros(1, 64), weight)
     with pytest.raises(ValueError, match="multiple of 64"):
-        pack_nf4(ops.library, torch.zeros(48, dtype=torch.uint8), torch.zeros(1), torch.zeros(16), 1, 96)
+        pack_nf4(
+            ops.library, torch.zeros(48, dtype=torch.uint8), torch.zeros(1), torch.zeros(16), 1, 96
+        )
     with pytest.raises(ValueError, match="absmax is"):
-        pack_nf4(ops.library, torch.zeros(32, dtype=torch.uint8), torch.zeros(2), torch.zeros(16), 1, 64)
+        pack_nf4(
+            ops.library, torch.zeros(32, dtype=torch.uint8), torch.zeros(2), torch.zeros(16), 1, 64
+        )

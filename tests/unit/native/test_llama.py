@@ -1,5 +1,6 @@
 """The whole native step against transformers' own models on the same weights."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -88,7 +89,9 @@ def test_adapters_match_explicit_deltas(ops: NativeOps, name: str) -> None:
         assert _error(logits, tiny.oracle_logits(tokens)) < TOLERANCE
         for module, original in zip(tiny.modules, originals, strict=True):
             module.weight.data.copy_(original)
-    assert _error(a, plain) > 5 * TOLERANCE, "the adapter must matter for this test to mean anything"
+    assert _error(a, plain) > 5 * TOLERANCE, (
+        "the adapter must matter for this test to mean anything"
+    )
     tiny.llama.close()
 
 
@@ -114,7 +117,7 @@ def test_logits_are_bitwise_the_same_in_any_batch_and_chunking(tiny: TinyNative)
     whole = run_step(tiny.llama, rows_at_once, bank)
     for cuts in ([0, 1, 2, 3, 20, 33, 240], [0, 130, 131, 239, 240]):
         parts = []
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for begin, end in itertools.pairwise(cuts):
             neighbour = RowStep(tokens[: 5 + begin % 7], 0, other, [(1, 1.0)])
             out = run_step(tiny.llama, [neighbour, row(begin, end)], bank)
             parts.append(out[len(neighbour.token_ids) :])

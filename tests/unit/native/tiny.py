@@ -1,4 +1,4 @@
-"""Tiny random models of the llama family, in transformers and in the native form, on equal weights."""
+"""Tiny random models of the llama family, in transformers and native, on equal weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def _bias(*linears: Any) -> Tensor | None:
 
 @dataclass
 class TinyNative:
-    """A native model beside its oracle. `modules` names the linears that a bank adapts, in order."""
+    """A native model beside its oracle. `modules` are the linears that a bank adapts, in order."""
 
     oracle: Any
     llama: NativeLlama
@@ -128,7 +128,7 @@ class TinyNative:
                 column += linear.out_features
             return Projection(quantized.pack(*linears), _bias(*linears), tuple(segments))
 
-        def norm(module: Any) -> Tensor | None:
+        def norm(module: Any) -> Any:
             if module is None:
                 return None
             return (module.weight.data + (1.0 if is_gemma else 0.0)).contiguous()
@@ -211,7 +211,8 @@ class TinyNative:
 
     def oracle_logits(self, token_ids: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            return self.oracle(torch.tensor([list(token_ids)])).logits[0]
+            logits: Tensor = self.oracle(torch.tensor([list(token_ids)])).logits
+        return logits[0]
 
 
 @dataclass
