@@ -85,6 +85,8 @@ async def run_server(config: ServerConfig) -> None:
             access_log=False,
             loop="uvloop",
             http="httptools",
+            ws="none",
+            timeout_graceful_shutdown=15,
         )
     )
     await server.serve()

@@ -4,6 +4,7 @@ import importlib.metadata
 import time
 from collections.abc import Mapping
 
+from adapters.base.loading import LoadedBase
 from adapters.manifest import (
     BaseLineage,
     DataRecord,
@@ -11,8 +12,6 @@ from adapters.manifest import (
     QuantizationRecord,
     TemplateRecord,
 )
-
-from adapters.base.loading import LoadedBase
 from trainer import defaults
 from trainer.config import TrainerConfig
 from trainer.data.preparation import PreparedData

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adapters.store import AdapterStore, StoredAdapter
 from rich.console import Console
 
+from adapters.store import AdapterStore, StoredAdapter
 from trainer.adapter_files import read_adapter, write_adapter
 from trainer.card import model_card
 from trainer.config_loading import LoadedConfig

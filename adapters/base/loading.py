@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.chat_template import ChatTemplate
@@ -46,6 +47,18 @@ def load_tokenizer(resolved: ResolvedBase) -> tuple[Any, ChatTemplate]:
     return tokenizer, ChatTemplate(template if isinstance(template, str) else "")
 
 
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Bring all weights but the 4-bit codes to `dtype`; codes dequantise to it from here on."""
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            state.dtype = dtype
+        elif parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    config: Any = model.config
+    config.dtype = dtype
+
+
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """transformers draws bars on stderr, in the middle of a server's log."""
@@ -72,7 +85,8 @@ def load_base(
     """Load `reference` with its linear layers in the format of `quantization`.
 
     Embeddings, norms and the output head stay in `dtype` (default: the device's compute dtype).
-    The 4-bit codes are bitsandbytes' own: the same bytes wherever this is called. Raises
+    The 4-bit codes are bitsandbytes' own, of the stored values: the same bytes wherever this is
+    called and whatever `dtype` is. Raises
     `BaseNotFoundError` or `BaseUnreadableError`.
     """
     from transformers import BitsAndBytesConfig
@@ -105,7 +119,8 @@ def _load(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(resolved.path),
-            dtype=dtype,
+            # The codes come from the values as stored, whatever the compute dtype is.
+            dtype="auto" if quantization.is_quantized else dtype,
             device_map={"": device},
             attn_implementation=attention,
             **options,
@@ -113,5 +128,6 @@ def _load(
         tokenizer, template = load_tokenizer(resolved)
     except (OSError, ValueError, KeyError) as error:
         raise BaseUnreadableError(f"{resolved.reference} can't be loaded: {error}") from error
+    _cast(model, dtype)
     model.eval()
     return LoadedBase(model, tokenizer, template, resolved, quantization)

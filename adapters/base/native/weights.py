@@ -116,7 +116,8 @@ def plain_absmax(quant_state: Any) -> Tensor:
         return plain.to(torch.float32)
     functional = import_bitsandbytes().functional
     absmax: Tensor = functional.dequantize_blockwise(quant_state.absmax, quant_state.state2)
-    return (absmax + quant_state.offset).to(torch.float32)
+    offset: Tensor = quant_state.offset
+    return (absmax + offset).to(torch.float32)
 
 
 def pack_bitsandbytes(library: NativeLibrary, *weights: tuple[Tensor, Any]) -> PackedWeight:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 from adapters.base.chat_template import ChatTemplate
@@ -15,20 +16,7 @@ from adapters.base.loading import load_base
 from adapters.base.modules import linear_modules, module_shapes_from_config
 from adapters.base.quantization import NF4, UNQUANTIZED, QuantizationSpec
 from adapters.base.reference import resolve_base
-
-
-def tiny_folder(path: Path, seed: int = 0) -> Path:
-    config = transformers.LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=64,
-        max_position_embeddings=64,
-    )
-    transformers.set_seed(seed)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path
+from tests.unit.base.tiny_base import tiny_folder
 
 
 def test_a_local_folder_resolves_with_its_digest(tmp_path: Path) -> None:
@@ -121,3 +109,18 @@ def test_a_folder_that_is_no_model_is_unreadable(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(BaseUnreadableError, match="can't be loaded"):
         load_base(str(folder), UNQUANTIZED, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_codes_do_not_depend_on_the_compute_dtype(tmp_path: Path, stored: torch.dtype) -> None:
+    """A server that computes in float32 serves the codes that a bfloat16 training saw."""
+    folder = tiny_folder(tmp_path / "m")
+    transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=stored).save_pretrained(folder)
+    models = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load_base(str(folder), NF4, dtype=dtype, cache_dir=tmp_path / "cache").model
+        assert model.dtype == dtype
+        assert model.get_input_embeddings().weight.dtype == dtype
+        models.append(model.get_submodule("model.layers.0.mlp.down_proj").weight)
+    assert torch.equal(models[0].data, models[1].data)
+    assert torch.equal(models[0].quant_state.absmax, models[1].quant_state.absmax)
