@@ -37,6 +37,9 @@ def serve(
     backend: Annotated[
         str | None, typer.Option(help="auto, reference or native kernels [auto]")
     ] = None,
+    head_format: Annotated[
+        str | None, typer.Option(help="Native output head: bfloat16, int8 or nf4 [bfloat16]")
+    ] = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the base in requests [from --base]")
     ] = None,

@@ -108,6 +108,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         num_adapter_pages=config.adapter_bank_pages,
         max_batch_tokens=config.max_batch_tokens,
         max_num_sequences=config.max_num_sequences,
+        head_format=config.head_format,
     )
 
 

@@ -31,6 +31,9 @@ class ServerConfig(BaseModel):
     backend: Literal["auto", "reference", "native"] = Field(
         "auto", description="Kernels: native where they can be built, else the torch reference"
     )
+    head_format: Literal["bfloat16", "int8", "nf4"] = Field(
+        "bfloat16", description="Output head of the native backend: smaller is faster, less exact"
+    )
     served_model_name: str | None = Field(None, description="Name of the base in requests")
     max_model_len: int | None = Field(None, ge=2, description="Window: prompt and answer, tokens")
     max_num_sequences: int = Field(64, ge=1, description="Sequences in a batch")

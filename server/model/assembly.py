@@ -22,6 +22,7 @@ from server.model.kernels.backends import KernelBackend, choose_backend, referen
 from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache
 from server.model.native import NativeModel, is_native_architecture, native_bank
+from server.model.native_description import HeadFormat
 from server.model.page_layout import PageLayout
 from server.model.runner import StepModel, TorchRunner
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
@@ -46,6 +47,7 @@ class ModelSettings:
     num_adapter_pages: int
     max_batch_tokens: int
     max_num_sequences: int
+    head_format: HeadFormat = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) 
         parts.cache,
         max_batch_tokens=settings.max_batch_tokens,
         max_positions=parts.max_model_len,
+        head_format=settings.head_format,
     )
     return _Way(native, "native", native.weight_bytes)
 

@@ -12,7 +12,7 @@ from adapters.base.native.weights import PackedWeight, row_major_bf16
 from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.kv_cache import KVCache
-from server.model.native_description import FAMILIES, NativeDescription
+from server.model.native_description import FAMILIES, HeadFormat, NativeDescription
 from server.model.page_layout import PageLayout
 from server.model.step_inputs import StepInputs
 
@@ -32,6 +32,7 @@ class NativeModel:
         *,
         max_batch_tokens: int,
         max_positions: int,
+        head_format: HeadFormat = "bfloat16",
     ) -> None:
         """Packs `model`; `probed` is the generic way over the same model, not yet wrapped."""
         self._ops = NativeOps(library)
@@ -39,8 +40,10 @@ class NativeModel:
             model, probed.layers, bank.layout, library, max_positions=max_positions
         )
         layers = description.layers()
-        head = description.head()
-        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        head = description.head(head_format)
+        tied = head_format == "bfloat16" and (
+            model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        )
         embedding = head if tied else row_major_bf16(model.get_input_embeddings().weight.clone())
         self._llama = NativeLlama(
             self._ops,

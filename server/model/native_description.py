@@ -6,17 +6,26 @@ fused projections) is read off the model itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.native.build import NativeLibrary
 from adapters.base.native.llama import LlamaLayer, LlamaShape
 from adapters.base.native.ops import Projection, Segment
-from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes
+from adapters.base.native.weights import (
+    BLOCK_SIZE,
+    PackedWeight,
+    pack_bf16,
+    pack_bitsandbytes,
+    pack_int8,
+)
 from server.model.geometry import LayerAttention
 from server.model.page_layout import PageLayout
+
+HeadFormat = Literal["bfloat16", "int8", "nf4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +131,16 @@ class NativeDescription:
             layers.append(self._layer(index, layer, *tables[kind]))
         return tuple(layers)
 
-    def head(self) -> PackedWeight:
-        """The output head in bf16, packed; a tied model looks tokens up in it as well."""
-        return pack_bf16(self._library, self._model.get_output_embeddings().weight)
+    def head(self, head_format: HeadFormat) -> PackedWeight:
+        """The output head, packed; in bfloat16 a tied model looks tokens up in it as well."""
+        rows = self._model.get_output_embeddings().weight.detach()
+        if head_format == "int8":
+            return pack_int8(self._library, rows)
+        if head_format == "nf4":
+            quantize = import_bitsandbytes().functional.quantize_4bit
+            codes, state = quantize(rows, blocksize=BLOCK_SIZE, quant_type="nf4")
+            return pack_bitsandbytes(self._library, (codes, state))
+        return pack_bf16(self._library, rows)
 
     def final_norm(self) -> torch.Tensor:
         return self._norm(self._model.model.norm)

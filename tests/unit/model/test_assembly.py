@@ -16,6 +16,7 @@ from server.core.batch import ScheduledBatch, ScheduledRow
 from server.core.errors import ConfigurationError
 from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
+from server.model.native_description import HeadFormat
 from tests.unit.base.tiny_base import save_tokenizer
 from tests.unit.model.tiny import CONFIGS
 
@@ -82,6 +83,16 @@ def test_served_logits_equal_transformers_on_the_same_weights(
     served = assemble_model(settings(folder, quantization=spec, backend=backend, dtype=dtype))
     assert served.backend == backend
     torch.testing.assert_close(logits(served), expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(("head_format", "atol"), [("int8", 0.05), ("nf4", 0.3)])
+def test_a_quantised_head_is_close(folder: Path, head_format: HeadFormat, atol: float) -> None:
+    if load_native() is None:
+        pytest.skip("no native kernels on this machine")
+    exact = logits(assemble_model(settings(folder, backend="native")))
+    model = assemble_model(settings(folder, backend="native", head_format=head_format))
+    torch.testing.assert_close(logits(model), exact, atol=atol, rtol=0)
+    assert not torch.equal(logits(model), exact)
 
 
 def test_formats_differ_and_four_bits_are_smaller(folder: Path) -> None:
