@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from server.api.adapter_routes import adapter_routes
+from server.api.announced_routes import announced_routes
 from server.api.errors import MethodNotAllowedError, UnknownUrlError, error_response
 from server.api.metrics import CountingMiddleware, HttpMetrics
 from server.api.model_routes import model_routes
@@ -55,6 +56,7 @@ def create_app(
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
     app.include_router(model_routes(info, catalog))
     app.include_router(adapter_routes(info, catalog, settings))
+    app.include_router(announced_routes())
     app.include_router(
         operation_routes(
             engine,
