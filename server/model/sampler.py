@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from server.core.batch import ScheduledRow
 
-_CANDIDATES = 1024
-"""Nucleus search looks at this many best tokens first; the full sort is for the rare row beyond."""
+Floats = NDArray[np.float32]
 
+_DEPTHS = (4.0, 8.0, 12.0)
+"""How far below the best logit top-k and top-p look before they sort everything."""
+
+_CHUNK = 256
 _MASK = (1 << 64) - 1
 
 
@@ -31,49 +35,91 @@ def sample(
     """Draw one token for each row from its logits.
 
     Returns the tokens by sequence id, and the rows that can't be drawn (logits that aren't
-    finite) with the reason.
+    finite) with the reason. Rows that aren't greedy are drawn on the host.
     """
-    best = logits_SV.argmax(-1)
-    top = logits_SV.gather(1, best[:, None])[:, 0]
+    best, top = _best(logits_SV)
     tokens: dict[int, int] = {}
     failed: dict[int, str] = {}
-    for index, (row, token, value) in enumerate(
-        zip(rows, best.tolist(), top.tolist(), strict=True)
-    ):
+    for index, (row, token, value) in enumerate(zip(rows, best, top, strict=True)):
         if not np.isfinite(value):
             failed[row.sequence_id] = "the model's output for this request isn't finite"
         elif row.sampling.temperature == 0.0 or row.sampling.top_k == 1:
             tokens[row.sequence_id] = token
         else:
-            tokens[row.sequence_id] = _draw(logits_SV[index], row)
+            tokens[row.sequence_id] = _draw(logits_SV[index].float().cpu().numpy(), value, row)
     return tokens, failed
 
 
-def _draw(logits_V: torch.Tensor, row: ScheduledRow) -> int:
+def _best(logits_SV: torch.Tensor) -> tuple[list[int], list[float]]:
+    """The best token of each row and its logit; NaN counts as best, so that it is noticed."""
+    if logits_SV.is_cpu and logits_SV.dtype == torch.float32:
+        # numpy's argmax takes 0.1 ms for 32 rows of 49152 where torch's takes 1.5 on one core.
+        rows = logits_SV.numpy()
+        best = [int(row.argmax()) for row in rows]
+        return best, [float(row[token]) for row, token in zip(rows, best, strict=True)]
+    top, ids = logits_SV.max(-1)
+    return ids.tolist(), top.tolist()
+
+
+def _draw(logits_V: Floats, best: float, row: ScheduledRow) -> int:
+    """Temperature, then top-k, then top-p, then one uniform number through the inverse CDF."""
     params = row.sampling
     u = uniform(row.seed, row.num_generated)
-    scaled = logits_V.float() / params.temperature
-    scaled = scaled - scaled.max()
-    if params.top_k == 0 and params.top_p >= 1.0:
-        return _inverse_cdf(scaled.exp(), u)
-    vocabulary = scaled.shape[0]
-    count = min(params.top_k or _CANDIDATES, vocabulary)
-    total = scaled.exp().sum() if params.top_k == 0 else None
-    values, ids = torch.topk(scaled, count)
-    weights = values.exp()
+    below_V = (logits_V - np.float32(best)) / np.float32(params.temperature)
+    if params.top_k == 0:
+        weights_V = np.exp(below_V)
+        if params.top_p >= 1.0:
+            return _inverse_cdf(weights_V, u)
+        ids = _nucleus(below_V, weights_V, params.top_p * float(weights_V.sum(dtype=np.float64)))
+        return int(ids[_inverse_cdf(weights_V[ids], u)])
+    ids = _top_k(below_V, min(params.top_k, below_V.shape[0]))
+    weights = np.exp(below_V[ids])
     if params.top_p < 1.0:
-        mass = total if total is not None else weights.sum()
-        if total is not None and weights.sum() < params.top_p * mass and count < vocabulary:
-            values, ids = torch.sort(scaled, descending=True)
-            weights = values.exp()
-        cumulative = weights.cumsum(0)
-        # The token that crosses top_p still counts, so at least one is kept.
-        keep = int((cumulative - weights < params.top_p * mass).sum())
-        weights, ids = weights[:keep], ids[:keep]
+        kept = _kept(weights, params.top_p * float(weights.sum(dtype=np.float64)))
+        ids, weights = ids[:kept], weights[:kept]
     return int(ids[_inverse_cdf(weights, u)])
 
 
-def _inverse_cdf(weights: torch.Tensor, u: float) -> int:
-    cumulative = weights.double().cumsum(0)
-    index = int(torch.searchsorted(cumulative, cumulative[-1] * u, right=True))
-    return min(index, weights.shape[0] - 1)
+def _top_k(below_V: Floats, count: int) -> NDArray[np.intp]:
+    """The `count` best tokens, best first; ties go to the lower id."""
+    ids = np.arange(below_V.shape[0])
+    for depth in _DEPTHS:
+        near = np.flatnonzero(below_V >= -depth)
+        if len(near) >= count:
+            ids = near
+            break
+    return ids[np.argsort(-below_V[ids], kind="stable")][:count]
+
+
+def _nucleus(below_V: Floats, weights_V: Floats, mass: float) -> NDArray[np.intp]:
+    """The fewest best tokens whose weights reach `mass`, best first.
+
+    Sorts only the tokens within some distance of the best one, if they reach the mass: the answer
+    is the same as over a full sort.
+    """
+    for depth in (*_DEPTHS, np.inf):
+        ids = np.flatnonzero(below_V >= -depth)
+        if depth == np.inf or weights_V[ids].sum(dtype=np.float64) >= mass:
+            ids = ids[np.argsort(-below_V[ids], kind="stable")]
+            return ids[: _kept(weights_V[ids], mass)]
+    raise AssertionError("the last depth takes every token")
+
+
+def _kept(weights: Floats, mass: float) -> int:
+    """How many leading weights it takes to reach `mass`; the one that crosses it counts."""
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    crossing = int(np.searchsorted(cumulative, mass))
+    return min(crossing + 1, len(weights))
+
+
+def _inverse_cdf(weights: Floats, u: float) -> int:
+    """The first index at which the running sum exceeds u times the whole."""
+    last = len(weights) - 1
+    sums = np.add.reduceat(weights, np.arange(0, last + 1, _CHUNK), dtype=np.float64)
+    ends = np.cumsum(sums)
+    target = ends[-1] * u
+    chunk = min(int(np.searchsorted(ends, target, side="right")), len(sums) - 1)
+    before = ends[chunk - 1] if chunk else 0.0
+    inside = before + np.cumsum(weights[chunk * _CHUNK : (chunk + 1) * _CHUNK], dtype=np.float64)
+    offset = int(np.searchsorted(inside, target, side="right"))
+    return min(chunk * _CHUNK + offset, last)

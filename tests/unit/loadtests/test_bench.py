@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench import main, make_plan, measure_foreign, parse_arguments
+from loadtests.bench import Peer, main, make_plan, measure_foreign, parse_arguments
 from tests.unit.loadtests.fake_server import FakeServer
 
 
@@ -24,13 +24,22 @@ def test_quick_keeps_the_corners() -> None:
     assert not plan.shape.ignore_eos
 
 
+def test_a_peer_may_have_a_label() -> None:
+    urls = ["--url", "http://127.0.0.1:1=llama.cpp", "--url", "http://127.0.0.1:2"]
+    assert parse_arguments(urls).url == [
+        Peer("http://127.0.0.1:1", "llama.cpp"),
+        Peer("http://127.0.0.1:2", "http://127.0.0.1:2"),
+    ]
+
+
 async def test_any_server_can_be_measured_by_its_first_model() -> None:
     fake = FakeServer()
     plan = make_plan(parse_arguments(["--quick", "--tokens", "2"]))
     async with fake.listening() as url:
-        measurement = await measure_foreign(plan, url, [])
+        measurement = await measure_foreign(plan, Peer(url, "peer"), [])
     assert [cell.num_clients for cell in measurement.cells] == [1, 32]
     assert {cell.num_adapters for cell in measurement.cells} == {0}
+    assert {cell.server for cell in measurement.cells} == {"peer"}
     assert {body["model"] for body in fake.bodies} == {"base"}
 
 
@@ -38,7 +47,7 @@ async def test_given_models_take_turns() -> None:
     fake = FakeServer()
     plan = make_plan(parse_arguments(["--quick", "--tokens", "2"]))
     async with fake.listening() as url:
-        measurement = await measure_foreign(plan, url, ["a", "b"])
+        measurement = await measure_foreign(plan, Peer(url, "peer"), ["a", "b"])
     assert {cell.num_adapters for cell in measurement.cells} == {2}
     assert {body["model"] for body in fake.bodies} == {"a", "b"}
 

@@ -1,4 +1,6 @@
-"""Percentiles, cells and the memory table."""
+"""Percentiles, cells and tables."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,19 +13,9 @@ from loadtests.report import (
     cell_row,
     format_memory,
     format_table,
-    parse_memory,
     percentile,
     summarise,
 )
-
-METRICS = """\
-# HELP switchyard_memory_bytes Bytes by component.
-# TYPE switchyard_memory_bytes gauge
-switchyard_memory_bytes{component="weights",device="cpu"} 1.048576e+08
-switchyard_memory_bytes{device="cpu",component="kv_cache"} 52428800.0
-switchyard_memory_bytes{device="cuda:0",component="weights"} 1048576.0
-switchyard_num_requests_running 3.0
-"""
 
 
 @given(
@@ -54,11 +46,12 @@ def test_a_cell_spans_first_start_to_last_end() -> None:
     assert cell.gap_p50_ms == 1000.0
     assert cell.client_cpu_share == pytest.approx(0.1)
     assert len(cell_row(cell)) == len(CELL_HEADER)
+    assert cell_row(cell)[-1] == "-"
+    assert cell_row(replace(cell, python_share=0.123))[-1] == "12.3%"
 
 
 def test_memory_by_device_and_component() -> None:
-    memory = parse_memory(METRICS)
-    assert memory == {
+    memory = {
         ("cpu", "weights"): 104857600,
         ("cpu", "kv_cache"): 52428800,
         ("cuda:0", "weights"): 1048576,
@@ -67,10 +60,6 @@ def test_memory_by_device_and_component() -> None:
     assert lines[2].split() == ["cpu", "kv_cache", "50.0"]
     assert lines[4].split() == ["cpu", "sum", "150.0"]
     assert lines[6].split() == ["cuda:0", "sum", "1.0"]
-
-
-def test_a_page_without_memory_gives_none() -> None:
-    assert parse_memory("up 1\n") == {}
 
 
 def test_table_aligns_its_columns() -> None:

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from server.core.batch import ScheduledRow
 from server.core.request import SamplingParams
-from server.model.sampler import sample, uniform
+from server.model.sampler import _inverse_cdf, _nucleus, sample, uniform
 
 
 def row(index: int, *, seed: int = 1, position: int = 0, **options: float) -> ScheduledRow:
@@ -56,6 +57,30 @@ def test_the_draw_does_not_depend_on_the_neighbours() -> None:
     for i in range(8):
         alone, _ = sample(logits[i : i + 1], rows[i : i + 1])
         assert alone[i] == together[i]
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999, 0.99999])
+def test_the_nucleus_is_that_of_a_full_sort(top_p: float) -> None:
+    rng = np.random.default_rng(3)
+    for spread in (0.01, 1.0, 6.0):
+        below = (rng.standard_normal(5000) * spread).astype(np.float32)
+        below -= below.max()
+        weights = np.exp(below)
+        order = np.argsort(-below, kind="stable")
+        cumulative = np.cumsum(weights[order], dtype=np.float64)
+        mass = top_p * float(weights.sum(dtype=np.float64))
+        expected = order[: int((cumulative < mass).sum()) + 1]
+        assert np.array_equal(_nucleus(below, weights, mass), expected)
+
+
+def test_the_inverse_of_the_cdf_is_exact() -> None:
+    rng = np.random.default_rng(4)
+    weights = rng.random(1000).astype(np.float32)
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    for u in (0.0, 0.1, 0.5, 0.77, 0.999999):
+        index = _inverse_cdf(weights, u)
+        assert cumulative[index] > u * cumulative[-1] * (1 - 1e-9)
+        assert index == 0 or cumulative[index - 1] <= u * cumulative[-1] * (1 + 1e-9)
 
 
 def test_nan_fails_that_row_only() -> None:
