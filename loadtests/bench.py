@@ -1,6 +1,8 @@
 """`make bench`: closed-loop streaming clients over distinct adapters, beside PEFT's mixed batch.
 
-python -m loadtests.bench [--quick] [--json FILE] [--url URL --model NAME ...] [--no-peft]
+    python -m loadtests.bench [--quick] [--json FILE] [--url URL=LABEL --model NAME ...] [--no-peft]
+
+Takes about 10 minutes on 2 cores, with --quick about 3.
 """
 
 import argparse
@@ -11,24 +13,20 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtests.closed_loop import AnswerShape, ClosedLoop
 from loadtests.http_client import HttpClientError
-from loadtests.report import (
-    CELL_HEADER,
-    CellResult,
-    cell_row,
-    format_memory,
-    format_table,
-    parse_memory,
-)
-from loadtests.server_process import ServerStartError, base_model_id, get, running_server
+from loadtests.metrics_page import MetricsDelta, read_metrics
+from loadtests.report import CELL_HEADER, CellResult, cell_row, format_memory, format_table
+from loadtests.server_process import ServerStartError, base_model_id, running_server
 
 NUM_CLIENTS = (1, 8, 32)
 NUM_ADAPTERS = (0, 1, 8, 32)
-TARGET_RATIO = 4.0
+TARGET_RATIO = 20.0
+TARGET_GAP_MS = 5.0
+OURS = "switchyard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,27 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ServerMeasurement:
-    """The cells of one server and its memory by (device, component); foreign ones show none."""
+    """The cells of one server, and of our own its memory at the end by (device, component).
+
+    `process_bytes` is the whole process: once ready, and once every adapter has been used.
+    """
 
     cells: tuple[CellResult, ...]
-    memory: dict[tuple[str, str], int]
+    memory: dict[tuple[str, str], int] = field(default_factory=dict)
+    process_bytes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server that is running already."""
+
+    url: str
+    label: str
+
+
+def _peer(text: str) -> Peer:
+    url, equals, label = text.rpartition("=")
+    return Peer(url, label) if equals else Peer(text, text)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,8 +82,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
     parser.add_argument(
-        "--url", action="append", default=[], metavar="URL",
-        help="also measure this OpenAI-compatible server (without /v1); may be repeated",
+        "--url", action="append", default=[], metavar="URL[=LABEL]", type=_peer,
+        help="also measure this OpenAI-compatible server (without /v1), e.g. "
+        "http://127.0.0.1:8080=llama.cpp; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME",
@@ -109,32 +125,45 @@ async def measure_own(plan: Plan, scratch: Path) -> ServerMeasurement:
     """Start our server over the store in `scratch`, run the grid, read its memory, stop it."""
     store, log_file = scratch / "store", scratch / "server.log"
     async with running_server(plan.base, store, log_file, plan.server_args) as url:
+        at_start = await read_metrics(url)
         base_id = await base_model_id(url)
         names = [f"bench-{index:02d}" for index in range(max(plan.num_adapters))]
-        loop = ClosedLoop("switchyard", url, plan.shape)
+        loop = ClosedLoop(OURS, url, plan.shape)
         await loop.warm_up([base_id, *names], max(plan.num_clients))
         cells: list[CellResult] = []
         for num_adapters in plan.num_adapters:
             models = names[:num_adapters] or [base_id]
-            cells += await _measure_widths(loop, models, num_adapters, plan)
-        status, page = await get(url, "/metrics")
-        return ServerMeasurement(tuple(cells), parse_memory(page) if status == 200 else {})
+            cells += await _measure_widths(loop, models, num_adapters, plan, own_url=url)
+        at_end = await read_metrics(url)
+        process_bytes = at_start.process_bytes, at_end.process_bytes
+        return ServerMeasurement(tuple(cells), at_end.memory(), process_bytes)
 
 
-async def measure_foreign(plan: Plan, url: str, models: Sequence[str]) -> ServerMeasurement:
+async def measure_foreign(plan: Plan, peer: Peer, models: Sequence[str]) -> ServerMeasurement:
     """The client widths against a server that is running already, over the given models."""
-    names = list(models) or [await base_model_id(url)]
-    loop = ClosedLoop(url, url, plan.shape)
+    names = list(models) or [await base_model_id(peer.url)]
+    loop = ClosedLoop(peer.label, peer.url, plan.shape)
     await loop.warm_up(names, max(plan.num_clients))
-    return ServerMeasurement(tuple(await _measure_widths(loop, names, len(models), plan)), {})
+    return ServerMeasurement(tuple(await _measure_widths(loop, names, len(models), plan)))
 
 
 async def _measure_widths(
-    loop: ClosedLoop, models: Sequence[str], num_adapters: int, plan: Plan
+    loop: ClosedLoop,
+    models: Sequence[str],
+    num_adapters: int,
+    plan: Plan,
+    *,
+    own_url: str | None = None,
 ) -> list[CellResult]:
     cells: list[CellResult] = []
     for num_clients, num_each in zip(plan.num_clients, plan.num_requests_each, strict=True):
-        cell = await loop.measure(models, num_clients, num_each, num_adapters)
+        if own_url is None:
+            cell = await loop.measure(models, num_clients, num_each, num_adapters)
+        else:
+            before = await read_metrics(own_url)
+            cell = await loop.measure(models, num_clients, num_each, num_adapters)
+            delta = MetricsDelta(before, await read_metrics(own_url))
+            cell = replace(cell, python_share=delta.python_share(cell.wall_seconds))
         print(f"  {cell.server}: {num_clients} clients, {num_adapters} adapters: "
               f"{cell.tokens_per_second:.1f} tokens/s", flush=True)  # fmt: skip
         cells.append(cell)
@@ -169,23 +198,58 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
             scratch / "store", scratch / "adapters", plan.base, max(plan.num_adapters), plan.rank
         )
     cells: list[CellResult] = []
-    memory: dict[tuple[str, str], int] = {}
+    own = ServerMeasurement(())
     if arguments.own:
         own = asyncio.run(measure_own(plan, scratch))
         cells += own.cells
-        memory = own.memory
-    for url in arguments.url:
-        cells += asyncio.run(measure_foreign(plan, url, arguments.model)).cells
+    for peer in arguments.url:
+        cells += asyncio.run(measure_foreign(plan, peer, arguments.model)).cells
     print("\n" + format_table(CELL_HEADER, [cell_row(cell) for cell in cells]))
-    print("client CPU is the benchmark's own share of one core; it runs on the same machine.")
-    if memory:
-        print("\nmemory of our server\n" + format_memory(memory))
+    print(
+        "client CPU is the benchmark's own share of one core; it runs on the same machine.\n"
+        "Python is the part of the wall time that our server spent outside of the model."
+    )
+    _print_summary(cells)
+    _print_memory(own, max(plan.num_adapters))
     return {
         "plan": dataclasses.asdict(plan),
         "cells": [dataclasses.asdict(cell) for cell in cells],
-        "memory_bytes": {f"{device}/{part}": size for (device, part), size in memory.items()},
+        "memory_bytes": {f"{device}/{part}": size for (device, part), size in own.memory.items()},
+        "process_bytes": own.process_bytes,
         "peft": _compare_with_peft(plan, folders, cells) if arguments.peft else None,
     }
+
+
+def _print_summary(cells: Sequence[CellResult]) -> None:
+    """One client in a line, and our speed over that of each peer at the same width."""
+    ours = [cell for cell in cells if cell.server == OURS]
+    if singles := [cell for cell in ours if cell.num_clients == 1]:
+        parts = (
+            f"{cell.num_adapters} adapters {cell.tokens_per_second:.1f} tokens/s, "
+            f"inter-token p50 {cell.gap_p50_ms:.2f} ms"
+            for cell in singles
+        )
+        print(f"\none client: {'; '.join(parts)} (target: under {TARGET_GAP_MS:.0f} ms)")
+    for peer in cells:
+        if peer.server == OURS:
+            continue
+        same = [cell for cell in ours if cell.num_clients == peer.num_clients]
+        ratios = (
+            f"{cell.tokens_per_second / peer.tokens_per_second:.1f}x at {cell.num_adapters}"
+            for cell in same
+        )
+        if same:
+            print(f"switchyard / {peer.server} ({peer.num_adapters} adapters), "
+                  f"{peer.num_clients} clients: {', '.join(ratios)} adapters")  # fmt: skip
+
+
+def _print_memory(own: ServerMeasurement, num_adapters: int) -> None:
+    if own.memory:
+        print("\nmemory of our server at the end\n" + format_memory(own.memory))
+    if own.process_bytes:
+        at_start, at_end = (size / 2**20 for size in own.process_bytes)
+        print(f"whole process: {at_start:.1f} MiB at start, {at_end:.1f} MiB once "
+              f"{num_adapters} adapters were used")  # fmt: skip
 
 
 def _compare_with_peft(
@@ -204,8 +268,7 @@ def _compare_with_peft(
     ours = [
         cell.tokens_per_second
         for cell in cells
-        if (cell.server, cell.num_clients, cell.num_adapters)
-        == ("switchyard", num_rows, len(folders))
+        if (cell.server, cell.num_clients, cell.num_adapters) == (OURS, num_rows, len(folders))
     ]
     ratio = ours[0] / best if ours else None
     if ratio is not None:

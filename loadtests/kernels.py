@@ -9,11 +9,11 @@ are compared, minima shown. Bytes moved are those of weights, adapters and keys,
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.native.build import load_native
@@ -33,6 +33,8 @@ SMOLLM2_SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LLAMA_7B_SHAPES = ((4096, 4096), (22016, 4096), (4096, 11008))
 ROW_COUNTS = (1, 8, 32, 256)
 BLOCK_SIZE = 16
+BURST_CALLS = 5
+PAUSE_SECONDS = 0.003
 CONTEXT_TOKENS = 128
 
 
@@ -44,14 +46,19 @@ class Timing:
     minimum: float
 
 
-def measure(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Times the candidates in turns, after one round that isn't counted."""
+def measure(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Times the candidates in turns, a burst each: one call that isn't counted, then a few.
+
+    Between bursts there is a pause, in which the last one's threads stop spinning.
+    """
     microseconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_index in range(rounds + 1):
+    for _ in range(max(1, rounds // BURST_CALLS)):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            time.sleep(PAUSE_SECONDS)
             call()
-            if round_index:
+            for _ in range(BURST_CALLS):
+                start = time.perf_counter()
+                call()
                 microseconds[name].append((time.perf_counter() - start) * 1e6)
     return {
         name: Timing(statistics.median(values), min(values))
@@ -88,11 +95,11 @@ def bench_linear(ops: NativeOps, shapes: Sequence[tuple[int, int]], rounds: int)
             layers.append(layer)
         for rows in ROW_COUNTS:
             x = torch.randn(rows, num_inputs, dtype=torch.bfloat16)
-            calls: dict[str, Callable[[], object]] = {
-                "native": lambda x=x, w=weight: ops.linear(x, w),
-                "fused": lambda x=x, f=layers[0]: f(x),
-                "dequant": lambda x=x, f=layers[1]: f(x),
-                "torch": lambda x=x, d=dense: torch.nn.functional.linear(x, d),
+            calls = {
+                "native": partial(ops.linear, x, weight),
+                "fused": partial(layers[0], x),
+                "dequant": partial(layers[1], x),
+                "torch": partial(torch.nn.functional.linear, x, dense),
             }
             count = _rounds_for(rounds, num_outputs * num_inputs * rows)
             with torch.no_grad():
@@ -128,14 +135,13 @@ def bench_attention(ops: NativeOps, rounds: int) -> None:
         plain_q = queries.view(rows, new, heads, head_dim).transpose(1, 2)
         plain_k = keys.view(rows, -1, kv_heads, head_dim)[:, :context].transpose(1, 2)
         mask = torch.ones(new, context, dtype=torch.bool).tril(context - new)
-        calls: dict[str, Callable[[], object]] = {
-            "native": lambda q=queries, k=keys, b=batch: ops.attention(q, k, k, b, scale=0.125),
-            "sdpa": lambda q=plain_q, k=plain_k, m=mask: (
-                torch.nn.functional.scaled_dot_product_attention(
-                    q, k, k, attn_mask=m, enable_gqa=True
-                )
+        calls = {
+            "native": partial(ops.attention, queries, keys, keys, batch, scale=0.125),
+            "sdpa": partial(
+                torch.nn.functional.scaled_dot_product_attention,
+                plain_q, plain_k, plain_k, attn_mask=mask, enable_gqa=True,
             ),
-        }
+        }  # fmt: skip
         timings = measure(calls, max(3, rounds // 2))
         ratio = timings["sdpa"].median / timings["native"].median
         print(
@@ -200,7 +206,8 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
         b_offsets.append(page_elements + PAGE_RANK * num_inputs)
         page_elements += PAGE_RANK * (num_inputs + num_outputs)
     num_pages = num_adapters * rank // PAGE_RANK
-    pages = torch.full((num_pages, page_elements), 0.01, dtype=torch.bfloat16)
+    pages = ops.library.arena.zeros(num_pages * page_elements, torch.bfloat16)
+    pages = pages.fill_(0.01).view(num_pages, page_elements)
     bank = NativeBank(
         pages, torch.tensor(a_offsets), torch.tensor(b_offsets),
         torch.tensor([i for i, _ in features], dtype=torch.int32),
@@ -209,7 +216,8 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
     )  # fmt: skip
     weight_bytes = embedding.size_bytes + sum(w.size_bytes for w in weights)
     return StepModel(
-        llama, bank, weight_bytes, page_elements * 2 * rank // PAGE_RANK, num_layers * 2 * 3 * 64 * 2
+        llama, bank, weight_bytes, page_elements * 2 * rank // PAGE_RANK,
+        num_layers * 2 * 3 * 64 * 2,
     )  # fmt: skip
 
 
@@ -220,7 +228,7 @@ def bench_step(ops: NativeOps, rounds: int, rank: int = 16) -> None:
     print(f"\nwhole step, SmolLM2-135M shape, NF4, bf16 head, rank {rank}, all linears adapted")
     print(
         f"{'rows':>5} {'new':>5} {'context':>8} {'adapters':>9} {'ms median':>10} {'ms best':>8}"
-        f" {'tokens/s':>9} {'MB moved':>9} {'GB/s':>6}   slowest phases of the mean step"
+        f" {'tokens/s':>9} {'MB moved':>9} {'GB/s':>6}   largest phases"
     )
     for rows, new, num_adapters in (
         (1, 1, 0), (1, 1, 1), (8, 1, 0), (8, 1, 8), (32, 1, 0), (32, 1, 1), (32, 1, 32),
@@ -245,23 +253,19 @@ def bench_step(ops: NativeOps, rounds: int, rank: int = 16) -> None:
         )
         bank = model.bank if num_adapters else None
 
-        def step(
-            t: Tensor = tokens, b: PagedBatch = batch, s: Tensor = samples,
-            k: NativeBank | None = bank, w: WorkList = work,
-        ) -> object:  # fmt: skip
-            return model.llama.step(t, b, s, k, w)
-
+        step = partial(model.llama.step, tokens, batch, samples, bank, work)
         before = model.llama.phase_seconds()
         timing = measure({"step": step}, rounds)["step"]
         after = model.llama.phase_seconds()
-        phases = sorted(((after[p] - before[p]) / (rounds + 1), p) for p in PHASES)[::-1][:4]
+        total = sum(after[p] - before[p] for p in PHASES)
+        phases = sorted(((after[p] - before[p]) / total, p) for p in PHASES)[::-1][:4]
         moved = model.weight_bytes + num_adapters * model.adapter_bytes
         moved += rows * context * model.key_bytes_per_token
         print(
             f"{rows:>5} {new:>5} {context:>8} {num_adapters:>9} {timing.median / 1e3:>10.2f}"
             f" {timing.minimum / 1e3:>8.2f} {rows * new / timing.median * 1e6:>9.0f}"
             f" {moved / 1e6:>9.0f} {moved / timing.median / 1e3:>6.1f}   "
-            + "  ".join(f"{name} {seconds * 1e3:.2f}" for seconds, name in phases),
+            + "  ".join(f"{name} {share:.0%}" for share, name in phases),
             flush=True,
         )
     model.llama.close()

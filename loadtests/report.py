@@ -1,15 +1,9 @@
-"""Percentiles, tables, and the memory lines of a Prometheus page."""
+"""Percentiles, cells of the grid, and tables."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtests.http_client import StreamTimings
-
-_SAMPLE = re.compile(
-    r"^switchyard_memory_bytes\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)", re.MULTILINE
-)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -31,7 +25,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """One cell of the grid: so many clients over so many adapters. Times in milliseconds."""
+    """One cell of the grid: so many clients over so many adapters. Times in milliseconds.
+
+    `python_share` is the part of the wall time that our server didn't spend in the model's forward;
+    None for a server that doesn't tell.
+    """
 
     server: str
     num_clients: int
@@ -45,6 +43,7 @@ class CellResult:
     gap_p50_ms: float
     gap_p99_ms: float
     client_cpu_share: float
+    python_share: float | None = None
 
 
 def summarise(
@@ -93,7 +92,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 CELL_HEADER = (
     "server", "clients", "adapters", "requests", "tokens/s", "TTFT p50 ms", "p99",
-    "inter-token p50 ms", "p99", "client CPU",
+    "inter-token p50 ms", "p99", "client CPU", "Python",
 )  # fmt: skip
 
 
@@ -110,17 +109,8 @@ def cell_row(cell: CellResult) -> tuple[str, ...]:
         f"{cell.gap_p50_ms:.1f}",
         f"{cell.gap_p99_ms:.1f}",
         f"{cell.client_cpu_share:.1%}",
+        "-" if cell.python_share is None else f"{cell.python_share:.1%}",
     )
-
-
-def parse_memory(metrics_page: str) -> dict[tuple[str, str], int]:
-    """(device, component) -> bytes from the text of `/metrics`; empty when it has no such lines."""
-    memory: dict[tuple[str, str], int] = {}
-    for sample in _SAMPLE.finditer(metrics_page):
-        labels = dict(_LABEL.findall(sample["labels"]))
-        key = labels.get("device", "?"), labels.get("component", "?")
-        memory[key] = int(float(sample["value"]))
-    return memory
 
 
 def format_memory(memory: Mapping[tuple[str, str], int]) -> str:

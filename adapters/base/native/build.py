@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from adapters.base.native.abi import declare_functions
+from adapters.base.native.memory import HugePageArena
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,11 +64,15 @@ class InstructionSet(Enum):
 
 @dataclass(frozen=True)
 class NativeLibrary:
-    """The loaded kernels: `functions` is the ctypes library with its signatures declared."""
+    """The loaded kernels: `functions` is the ctypes library with its signatures declared.
+
+    Packed weights come from `arena`; other memory that steps stream (the adapter bank) may too.
+    """
 
     path: Path
     instruction_set: InstructionSet
     functions: ctypes.CDLL
+    arena: HugePageArena = field(default_factory=HugePageArena)
 
 
 class NativeBuildError(Exception):

@@ -67,14 +67,6 @@ def _padded(num_outputs: int) -> int:
     return -(-num_outputs // _LANES) * _LANES
 
 
-def _aligned(num_elements: int, dtype: torch.dtype) -> Tensor:
-    """Zeroed, on a cache line's border: kernels read whole lines."""
-    size = torch.empty((), dtype=dtype).element_size()
-    raw = torch.zeros(num_elements * size + 64, dtype=torch.uint8)
-    offset = -raw.data_ptr() % 64
-    return raw[offset : offset + num_elements * size].view(dtype)
-
-
 def pack_nf4(
     library: NativeLibrary,
     packed: Tensor,
@@ -100,8 +92,8 @@ def pack_nf4(
     require_tensor("absmax", absmax, torch.float32, (count // BLOCK_SIZE,))
     require_tensor("code", code, torch.float32, (16,))
     padded = _padded(num_outputs)
-    data = _aligned(padded * num_inputs // 8, torch.int32)
-    scales = _aligned(padded * num_inputs // BLOCK_SIZE, torch.float32)
+    data = library.arena.zeros(padded * num_inputs // 8, torch.int32)
+    scales = library.arena.zeros(padded * num_inputs // BLOCK_SIZE, torch.float32)
     library.functions.sy_pack_nf4(
         packed.data_ptr(), absmax.data_ptr(), num_outputs, num_inputs,
         data.data_ptr(), scales.data_ptr(),
@@ -149,7 +141,7 @@ def pack_bf16(library: NativeLibrary, *rows: Tensor) -> PackedWeight:
     matrix = torch.cat([r.detach() for r in rows]).to(torch.bfloat16).contiguous()
     num_outputs, num_inputs = matrix.shape
     _require(num_inputs % 2 == 0, f"num_inputs is {num_inputs}; the kernels need an even number")
-    data = _aligned(_padded(num_outputs) * num_inputs // 2, torch.int32)
+    data = library.arena.zeros(_padded(num_outputs) * num_inputs // 2, torch.int32)
     library.functions.sy_pack_bf16(matrix.data_ptr(), num_outputs, num_inputs, data.data_ptr())
     return PackedWeight(abi.KIND_BF16, num_outputs, num_inputs, data)
 
@@ -159,8 +151,8 @@ def pack_int8(library: NativeLibrary, rows: Tensor) -> PackedWeight:
     matrix = rows.detach().to(torch.bfloat16).contiguous()
     num_outputs, num_inputs = matrix.shape
     _require(num_inputs % 4 == 0, f"num_inputs is {num_inputs}; int8 needs a multiple of 4")
-    data = _aligned(_padded(num_outputs) * num_inputs // 4, torch.int32)
-    scales = _aligned(num_outputs, torch.float32)
+    data = library.arena.zeros(_padded(num_outputs) * num_inputs // 4, torch.int32)
+    scales = library.arena.zeros(num_outputs, torch.float32)
     library.functions.sy_pack_int8(
         matrix.data_ptr(), num_outputs, num_inputs, data.data_ptr(), scales.data_ptr()
     )

@@ -14,17 +14,6 @@ constexpr int kSpinsBeforeYield = 1000;
 // An idle thread watches for the next call this long, then sleeps in the kernel.
 constexpr auto kIdleSpin = std::chrono::microseconds(60);
 
-template <typename Condition>
-void spin_until(Condition&& is_over) {
-    for (int spins = 0; !is_over(); ++spins) {
-        if (spins < kSpinsBeforeYield) {
-            _mm_pause();
-        } else {
-            sched_yield();
-        }
-    }
-}
-
 }  // namespace
 
 int Worker::count() const { return pool_->num_threads_; }
@@ -39,15 +28,49 @@ uint8_t* Worker::scratch(size_t bytes) {
     return scratch_;
 }
 
-void Worker::wait_for_phase_end() {
-    const uint32_t mine = phase_ - 1;
-    spin_until([&] {
-        return static_cast<uint32_t>(pool_->ticket_.load(std::memory_order_acquire) >> 32) != mine;
-    });
+// The next item of `owner`'s share in `phase`, now this thread's to do, or -1 when there is none.
+int Worker::claim(int owner, uint32_t phase, int num_items) {
+    std::atomic<uint64_t>& share = pool_->shares_[static_cast<size_t>(owner)].ticket;
+    const int64_t n = num_items, threads = pool_->num_threads_;
+    const int begin = static_cast<int>(n * owner / threads);
+    const int end = static_cast<int>(n * (owner + 1) / threads);
+    uint64_t ticket = share.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(ticket >> 32) == phase) {
+        const int item = begin + static_cast<int>(static_cast<uint32_t>(ticket));
+        if (item >= end) return -1;
+        if (share.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) return item;
+    }
+    return -1;
+}
+
+// Adds to the phase's count; true for the thread that completed it, which opens the next phase.
+bool Worker::report(uint32_t phase, int num_finished, int num_items) {
+    if (pool_->done_.fetch_add(num_finished, std::memory_order_acq_rel) + num_finished < num_items) return false;
+    pool_->done_.store(0, std::memory_order_relaxed);
+    const uint64_t next = static_cast<uint64_t>(phase + 1) << 32;
+    for (int k = 1; k <= pool_->num_threads_; ++k) {  // the others first
+        const int owner = (id_ + k) % pool_->num_threads_;
+        pool_->shares_[static_cast<size_t>(owner)].ticket.store(next, std::memory_order_release);
+    }
+    return true;
+}
+
+bool Worker::is_over(uint32_t phase) const {
+    const uint64_t ticket = pool_->shares_[static_cast<size_t>(id_)].ticket.load(std::memory_order_acquire);
+    return static_cast<uint32_t>(ticket >> 32) != phase;
+}
+
+void Worker::relax(int spins) {
+    if (spins < kSpinsBeforeYield) {
+        _mm_pause();
+    } else {
+        sched_yield();
+    }
 }
 
 Pool::Pool(int num_threads) : num_threads_(num_threads < 1 ? 1 : num_threads) {
     workers_.resize(static_cast<size_t>(num_threads_));
+    shares_ = std::make_unique<Share[]>(static_cast<size_t>(num_threads_));
     for (int i = 0; i < num_threads_; ++i) {
         workers_[static_cast<size_t>(i)].pool_ = this;
         workers_[static_cast<size_t>(i)].id_ = i;
@@ -66,18 +89,17 @@ Pool::~Pool() {
 void Pool::start(Entry entry, void* argument) {
     entry_ = entry;
     argument_ = argument;
-    first_phase_ = static_cast<uint32_t>(ticket_.load(std::memory_order_relaxed) >> 32);
+    first_phase_ = static_cast<uint32_t>(shares_[0].ticket.load(std::memory_order_relaxed) >> 32);
     members_.store(0, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     workers_[0].phase_ = first_phase_;
     entry(argument, workers_[0]);
     // Close the door, then wait for those inside: they still hold pointers into the caller's frame.
-    int nobody = 0;
-    spin_until([&] {
-        nobody = 0;
-        return members_.compare_exchange_weak(nobody, -1, std::memory_order_acq_rel);
-    });
+    for (int spins = 0;; Worker::relax(spins++)) {
+        int nobody = 0;
+        if (members_.compare_exchange_weak(nobody, -1, std::memory_order_acq_rel)) return;
+    }
 }
 
 bool Pool::join() {

@@ -6,8 +6,6 @@
 #include "weights.h"
 
 constexpr int kMaxRanges = 64;
-// Up to this many rows a tile is bound by memory: grab runs of tiles and leave prefetching to them.
-constexpr int kFewRows = 4;
 
 static inline int tiles_per_grab(int num_tiles, int num_threads, int num_rows) {
     if (num_rows > kFewRows) return 1;
@@ -34,6 +32,10 @@ static void project(Worker& worker, const SyProjection& p, const uint16_t* x, in
             if (ahead < num_tiles) {
                 const char* codes = reinterpret_cast<const char*>(tile16(p.weight, 2 * ahead));
                 ranges[num_ranges++] = {codes, tile_bytes};
+                if (p.weight.kind == SY_NF4) {
+                    const float* absmax = p.weight.scales + static_cast<int64_t>(2 * ahead) * (p.weight.k / 4);
+                    ranges[num_ranges++] = {reinterpret_cast<const char*>(absmax), 2 * p.weight.k};
+                }
             }
             if (num_shrinks > 0) {
                 num_ranges += lora->ranges(p, i, num_tiles, ranges + num_ranges, kMaxRanges - num_ranges);

@@ -15,7 +15,11 @@
 #include "tile.h"
 
 constexpr int kBlock = 64;  // weights per absmax
-constexpr int kCodeLinesAhead = 24;  // how far ahead packed codes are asked for, in lines
+// Up to this many rows a tile is bound by memory: its thread takes runs of tiles and asks ahead for
+// their codes, at most kCodeLinesAhead lines.
+constexpr int kFewRows = 4;
+constexpr int kCodeLinesAhead = 64;
+constexpr int kTouchesPerLine = 3;
 
 static inline int64_t tile_dwords(const SyWeight& w) {
     switch (w.kind) {
@@ -41,7 +45,10 @@ struct Nf4Source {
     Nf4Source(const SyWeight& w, int64_t tile)
         : codes(tile16(w, tile)), absmax(w.scales + tile * (w.k / 4)), table(w.code),
           low_scale(zero()), high_scale(zero()) {}
-    static int lines(int k) { return k / 8; }
+    void ask_for(int line) const {
+        __builtin_prefetch(codes + line * kLanes, 0, 3);
+        if (line % 8 == 0) __builtin_prefetch(absmax + 2 * line, 0, 3);
+    }
     void begin_line(int line) {
         if (line % 8 == 0) {
             const F16 scale = load(absmax + 2 * line);
@@ -61,7 +68,7 @@ struct Int8Source {
     static constexpr int kPairsPerLine = 2;
     const uint32_t* codes;
     Int8Source(const SyWeight& w, int64_t tile) : codes(tile16(w, tile)) {}
-    static int lines(int k) { return k / 4; }
+    void ask_for(int line) const { __builtin_prefetch(codes + line * kLanes, 0, 3); }
     void begin_line(int) {}
     P16 load_line(int line) const { return load_pairs(codes + line * kLanes); }
     template <int kPair>
@@ -121,14 +128,22 @@ static void fused_rows(const SyWeight& w, int64_t tile, int first_pair, int end_
     }
     const int first_line = first_pair / Source::kPairsPerLine;
     const int end_line = end_pair / Source::kPairsPerLine;
+    const int tile_lines = w.k / 2 / Source::kPairsPerLine;
+    const int lines_ahead = tile_lines < kCodeLinesAhead ? tile_lines : kCodeLinesAhead;
     for (int line = first_line; line < end_line; ++line) {
         P16 codes[2];
         SY_UNROLL for (int v = 0; v < 2; ++v) {
             sources[v].begin_line(line);
             codes[v] = sources[v].load_line(line);
-            __builtin_prefetch(sources[v].codes + (line + kCodeLinesAhead) * kLanes, 0, 3);
+            if constexpr (MR <= kFewRows) {
+                // Past this tile's end its stream goes on behind the other tile of the pair.
+                const int ahead = line + lines_ahead;
+                sources[v].ask_for(ahead < tile_lines ? ahead : ahead + tile_lines);
+            }
         }
-        prefetch.touch();
+        if constexpr (MR > kFewRows) {
+            SY_UNROLL for (int i = 0; i < kTouchesPerLine; ++i) prefetch.touch();
+        }
         const uint32_t* xs = x + line * Source::kPairsPerLine;
         fused_pair<0>(sources, codes, xs, x_stride, acc, unpacked);
         fused_pair<1>(sources, codes, xs, x_stride, acc, unpacked);
