@@ -171,9 +171,11 @@ class Interferer:
             warm = await self._stream_all(_WARM_UP_TOKENS)
             bodies = [self._long_body() for _ in range(2 * self._plan.num_prompts)]
             alone = [await self._visit(visitor, b) for b in bodies[: self._plan.num_prompts]]
-            num_tokens = self._stream_tokens(warm, alone)
+            ramp_seconds = 1.2 * max(stream.ttft_seconds for stream in warm)
+            num_tokens = self._stream_tokens(warm, alone, ramp_seconds)
             running = asyncio.create_task(self._stream_all(num_tokens))
             try:
+                await asyncio.sleep(ramp_seconds)
                 met = await self._visit_between(visitor, bodies[self._plan.num_prompts :], running)
                 streams = await running
             finally:
@@ -221,12 +223,14 @@ class Interferer:
             raise failures.exceptions[0] from None
         return [read_timings(task.result()) for task in tasks]
 
-    def _stream_tokens(self, warm: Sequence[StreamTimings], alone: Sequence[StreamTimings]) -> int:
+    def _stream_tokens(
+        self, warm: Sequence[StreamTimings], alone: Sequence[StreamTimings], ramp_seconds: float
+    ) -> int:
         """Long enough for all prompts and rests, should a prompt take twice as long as alone."""
         gap = percentile([gap for stream in warm for gap in stream.gaps_seconds], 50)
         ttft = percentile([visit.ttft_seconds for visit in alone], 50)
         rests = (self._plan.num_prompts + 1) * self._plan.rest_seconds
-        needed = int((rests + 2 * self._plan.num_prompts * ttft) / gap)
+        needed = int((ramp_seconds + rests + 2 * self._plan.num_prompts * ttft) / gap)
         return max(_WARM_UP_TOKENS, min(_MAX_STREAM_TOKENS, needed))
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -29,6 +30,21 @@ from server.scheduling.scheduler import Scheduler
 logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a SIGTERM that was obeyed ends the process with status 0, not by the signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gracefully on SIGINT and SIGTERM; at once on a second SIGINT."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 async def run_server(config: ServerConfig) -> None:
@@ -76,7 +92,7 @@ async def run_server(config: ServerConfig) -> None:
         lifespan=lifespan,
         before_scrape=engine.refresh_memory_metrics,
     )
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             host=config.host,

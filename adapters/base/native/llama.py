@@ -11,9 +11,11 @@ from adapters.base.native.ops import NativeBank, NativeOps, PagedBatch, Projecti
 from adapters.base.native.weights import PackedWeight, require_tensor
 
 PHASES = (
-    "embed", "qkv", "rope+kv", "attention", "o", "attention_residual",
-    "gate_up", "activation", "down", "mlp_residual", "head",
+    "embed", "qkv_shrink", "qkv", "attention", "o_shrink", "o", "mlp_norm", "gate_up_shrink",
+    "gate_up", "down_shrink", "down", "next_norm", "head",
 )  # fmt: skip
+"""What `phase_seconds` tells apart: `*_shrink` are the adapters' first halves; their second halves,
+like rotary embedding, the KV write and the activation, are part of the products."""
 
 
 class NativeStepError(Exception):
@@ -54,6 +56,8 @@ class LlamaShape:
             )
         if self.head_dim % 2 or self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             problems.append(f"head_dim {self.head_dim} / rotary_dim {self.rotary_dim} must be even")
+        if self.intermediate % 32:
+            problems.append(f"intermediate {self.intermediate} must be a multiple of 32")
         if self.activation not in abi.ACTIVATIONS:
             problems.append(f"activation {self.activation!r}: use one of {list(abi.ACTIVATIONS)}")
         if problems:

@@ -50,13 +50,13 @@ class AttentionPlan {
     void run(Worker& worker, const SyAttention& a) {
         const int parts = num_kv_heads_ / heads_per_item_;
         const int num_items = static_cast<int>(items_.size()) * parts;
-        worker.for_each(num_items, 1, [&](int i) {
+        worker.for_each(num_items, [&](int i) {
             const Item& item = items_[static_cast<size_t>(i / parts)];
-            MemoryRange ranges[kMaxKeyRanges];
-            Prefetch prefetch{nullptr, nullptr, ranges, 0};
-            const int ahead = i + worker.count();
-            if (parts == 1 && ahead < num_items) {
-                prefetch.num_more = key_ranges(a, items_[static_cast<size_t>(ahead)], ranges);
+            LineRange ranges[kMaxKeyRanges];
+            Prefetch prefetch;
+            prefetch.ranges = ranges;
+            if (parts == 1 && i + 1 < num_items) {
+                prefetch.num_ranges = key_ranges(a, items_[static_cast<size_t>(i) + 1], ranges);
             }
             ChunkAttention attention(a, item.tile, worker.scratch(scratch_bytes_));
             const int first_head = i % parts * heads_per_item_;
@@ -81,7 +81,7 @@ class AttentionPlan {
     };
 
     // Keys and values of an item's first chunk, block by block.
-    static int key_ranges(const SyAttention& a, const Item& item, MemoryRange* out) {
+    static int key_ranges(const SyAttention& a, const Item& item, LineRange* out) {
         const int end = a.seq_lens[item.tile.row];
         const int chunk_begin = item.chunk < 0 ? 0 : item.chunk * kChunkKeys;
         const int chunk_end = chunk_begin + kChunkKeys < end ? chunk_begin + kChunkKeys : end;
@@ -91,8 +91,8 @@ class AttentionPlan {
         for (int key = chunk_begin; key < chunk_end && count + 2 <= kMaxKeyRanges; key += a.block_size) {
             const int64_t block = table[key / a.block_size];
             const int64_t bytes = a.block_size * slot * static_cast<int64_t>(sizeof(uint16_t));
-            out[count++] = {reinterpret_cast<const char*>(a.keys + block * a.block_size * slot), bytes};
-            out[count++] = {reinterpret_cast<const char*>(a.values + block * a.block_size * slot), bytes};
+            out[count++] = line_range(a.keys + block * a.block_size * slot, bytes);
+            out[count++] = line_range(a.values + block * a.block_size * slot, bytes);
         }
         return count;
     }

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <cstring>
+#include <numeric>
 
 #include "api.h"
 #include "pointwise.h"
@@ -18,19 +19,6 @@ uint64_t now_nanoseconds() {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
-}
-
-// Into how many parts to cut `units` of each block, so that all threads have work.
-int num_parts(int num_blocks, int num_threads, int units) {
-    const int wanted = (4 * num_threads + num_blocks - 1) / (num_blocks > 0 ? num_blocks : 1);
-    return wanted < 1 ? 1 : wanted > units ? units : wanted;
-}
-
-void add_bias(const float* bias, const TokenBlock& block, int begin, int end, float* out, int64_t stride) {
-    if (bias == nullptr) return;
-    for (int t = block.first; t < block.first + block.count; ++t) {
-        for (int i = begin; i < end; ++i) out[t * stride + i] += bias[i];
-    }
 }
 
 }  // namespace
@@ -49,25 +37,32 @@ Llama::Llama(const SyLlama& model, Pool& pool)
     hidden_stride_ = round_up(m_.hidden, 16) + kRowPadding;
     heads_stride_ = static_cast<int64_t>(m_.num_heads) * m_.head_dim + kRowPadding;
     inter_stride_ = round_up(m_.intermediate, 16) + kRowPadding;
-    qkv_stride_ = round_up((m_.num_heads + 2 * m_.num_kv_heads) * m_.head_dim, 32);
-    gate_up_stride_ = round_up(2 * static_cast<int64_t>(m_.intermediate), 32);
-    sub_stride_ = round_up(m_.hidden, 32);
+    residual_stride_ = round_up(m_.hidden, 32) + kLanes;
+    // Whole heads and whole tiles: a unit of q, k, v can be rotated where it was computed.
+    const int width = std::lcm(m_.head_dim, kTileColumns);
+    const int outputs = (m_.num_heads + 2 * m_.num_kv_heads) * m_.head_dim;
+    qkv_unit_ = {(outputs + width - 1) / width, width, 1, 0};
+    // Two tiles side by side, when there are units enough: adapter pages are then read two lines at a time.
+    const bool is_wide = m_.intermediate % (2 * kTileColumns) == 0 &&
+                         m_.intermediate / (2 * kTileColumns) >= 8 * pool_.num_threads();
+    const int gate_width = is_wide ? 2 * kTileColumns : kTileColumns;
+    gate_up_unit_ = {m_.intermediate / gate_width, gate_width, 2, m_.intermediate};
     for (int pass = 0; pass < 2; ++pass) {  // first to measure, then to place
         arena_used_ = 0;
         const int64_t tokens = m_.max_tokens;
-        residual_ = take<float>(tokens * sub_stride_);
-        sub_ = take<float>(tokens * sub_stride_);
-        qkv_ = take<float>(tokens * qkv_stride_);
-        gate_up_ = take<float>(tokens * gate_up_stride_);
+        residual_ = take<float>(tokens * residual_stride_);
+        sublayer_ = take<float>(tokens * residual_stride_);
         normed_ = take<uint16_t>(tokens * hidden_stride_);
         queries_ = take<uint16_t>(tokens * heads_stride_);
         attended_ = take<uint16_t>(tokens * heads_stride_);
         activated_ = take<uint16_t>(tokens * inter_stride_);
+        positions_ = take<int32_t>(tokens);
+        slots_ = take<int32_t>(tokens);
         if (pass == 0) arena_.resize(static_cast<size_t>(arena_used_ + kArenaAlignment));
     }
 }
 
-int Llama::check(const SyBatch& b) const {
+int Llama::check(const SyBatch& b, const SyBank* bank) const {
     if (b.num_tokens < 1 || b.num_tokens > m_.max_tokens || b.num_samples > m_.max_tokens) {
         return SY_TOO_MANY_TOKENS;
     }
@@ -87,16 +82,15 @@ int Llama::check(const SyBatch& b) const {
     for (int i = 0; i < b.num_samples; ++i) {
         if (b.sample_tokens[i] < 0 || b.sample_tokens[i] >= b.num_tokens) return SY_BAD_LENGTH;
     }
+    for (int i = 0; bank != nullptr && i < b.work.offsets[b.num_rows]; ++i) {
+        if (b.work.pages[i] < 0 || b.work.pages[i] >= bank->num_pages) return SY_BAD_PAGE;
+    }
     return SY_OK;
 }
 
 int Llama::step(const SyBatch& batch, const SyBank* bank) {
-    if (const int problem = check(batch); problem != SY_OK) return problem;
-    if (bank != nullptr) {
-        for (int i = 0; i < batch.work.offsets[batch.num_rows]; ++i) {
-            if (batch.work.pages[i] < 0 || batch.work.pages[i] >= bank->num_pages) return SY_BAD_PAGE;
-        }
-    }
+    if (const int problem = check(batch, bank); problem != SY_OK) return problem;
+    place_tokens(batch);
     lora_.prepare(bank, batch.work, batch.query_starts, batch.num_rows);
     attention_.prepare(attention_of(batch, layers_[0], 0), pool_.num_threads());
     phase_start_ = now_nanoseconds();
@@ -104,7 +98,18 @@ int Llama::step(const SyBatch& batch, const SyBank* bank) {
     return SY_OK;
 }
 
-void Llama::finish_phase(Worker& worker, Phase phase) {
+void Llama::place_tokens(const SyBatch& batch) {
+    for (int r = 0; r < batch.num_rows; ++r) {
+        const int end = batch.query_starts[r + 1];
+        const int32_t* table = batch.block_tables + static_cast<int64_t>(r) * batch.max_blocks;
+        for (int t = batch.query_starts[r]; t < end; ++t) {
+            positions_[t] = batch.seq_lens[r] - end + t;
+            slots_[t] = table[positions_[t] / m_.block_size] * m_.block_size + positions_[t] % m_.block_size;
+        }
+    }
+}
+
+void Llama::finish_phase(const Worker& worker, Phase phase) {
     if (worker.id() != 0) return;
     const uint64_t now = now_nanoseconds();
     phase_seconds_[phase] += static_cast<double>(now - phase_start_) * 1e-9;
@@ -113,13 +118,13 @@ void Llama::finish_phase(Worker& worker, Phase phase) {
 
 void Llama::run(Worker& worker, const SyBatch& batch) {
     embed(worker, batch);
-    for (int i = 0; i < m_.num_layers; ++i) run_layer(worker, batch, layers_[static_cast<size_t>(i)], i);
+    for (int i = 0; i < m_.num_layers; ++i) run_layer(worker, batch, i);
     head(worker, batch);
 }
 
 void Llama::embed(Worker& worker, const SyBatch& batch) {
-    worker.for_each(batch.num_tokens, 1, [&](int t) {
-        float* to = residual_ + t * sub_stride_;
+    worker.for_each(batch.num_tokens, [&](int t) {
+        float* to = residual_ + t * residual_stride_;
         weight_row(m_.embedding, batch.token_ids[t], to);
         for (int i = 0; i < m_.hidden; ++i) to[i] *= m_.embedding_scale;
         rms_norm_to_bf16(to, layers_[0].attn_norm, m_.hidden, m_.norm_eps, normed_ + t * hidden_stride_);
@@ -151,136 +156,127 @@ SyAttention Llama::attention_of(const SyBatch& batch, const SyLayer& layer, int 
     return a;
 }
 
-void Llama::run_layer(Worker& worker, const SyBatch& batch, const SyLayer& layer, int index) {
+void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
+    const SyLayer& layer = layers_[static_cast<size_t>(index)];
+    const bool is_last = index + 1 == m_.num_layers;
+    const SyLayer* after = is_last ? nullptr : &layers_[static_cast<size_t>(index) + 1];
     const int tokens = batch.num_tokens;
-    const auto nothing = [](int) {};
-    const std::vector<TokenBlock>& blocks = lora_.blocks();
-    const int num_blocks = static_cast<int>(blocks.size());
-    const auto block_at = [&](int i) -> const TokenBlock& { return blocks[static_cast<size_t>(i)]; };
+    LoraPlan* lora = lora_.is_empty() ? nullptr : &lora_;
 
-    project(worker, layer.qkv, normed_, hidden_stride_, tokens, qkv_, qkv_stride_, &lora_, nothing);
-    finish_phase(worker, kPhaseQkv);
-
-    const int heads = m_.num_heads + 2 * m_.num_kv_heads;
-    const int head_parts = num_parts(num_blocks, worker.count(), heads);
-    worker.for_each(num_blocks * head_parts, 1, [&](int i) {
-        const int part = i % head_parts;
-        rope_and_store(batch, layer, index, block_at(i / head_parts), heads * part / head_parts,
-                       heads * (part + 1) / head_parts);
+    const ProjectionCall qkv = {layer.qkv, normed_, hidden_stride_, tokens, lora, &layer.o};
+    run_shrinks(worker, qkv);
+    finish_phase(worker, kPhaseQkvShrink);
+    run_product(worker, qkv, qkv_unit_, [&](int, int column, float* sums, int64_t stride) {
+        const int heads = unit_columns(qkv_unit_, layer.qkv.weight.n, column / qkv_unit_.width) / m_.head_dim;
+        rotate_and_store(layer, index, column / m_.head_dim, heads, tokens, sums, stride);
     });
-    finish_phase(worker, kPhaseRope);
+    finish_phase(worker, kPhaseQkv);
 
     attention_.run(worker, attention_of(batch, layer, index));
     finish_phase(worker, kPhaseAttention);
 
-    project(worker, layer.o, attended_, heads_stride_, tokens, sub_, sub_stride_, &lora_, nothing);
-    finish_phase(worker, kPhaseO);
-    worker.for_each(num_blocks, 1, [&](int i) {
-        add_sublayer(block_at(i), layer.o, layer.post_attn_norm, layer.mlp_norm);
-    });
-    finish_phase(worker, kPhaseAttentionResidual);
+    const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up};
+    run_shrinks(worker, o);
+    finish_phase(worker, kPhaseOShrink);
+    run_sublayer(worker, o, layer.post_attn_norm, kPhaseO);
+    norm_rows(worker, tokens, layer.post_attn_norm, layer.mlp_norm);
+    finish_phase(worker, kPhaseMlpNorm);
 
-    project(worker, layer.gate_up, normed_, hidden_stride_, tokens, gate_up_, gate_up_stride_, &lora_, nothing);
+    const ProjectionCall gate_up = {layer.gate_up, normed_, hidden_stride_, tokens, lora, &layer.down};
+    run_shrinks(worker, gate_up);
+    finish_phase(worker, kPhaseGateUpShrink);
+    run_product(worker, gate_up, gate_up_unit_, [&](int, int column, const float* sums, int64_t stride) {
+        for (int64_t t = 0; t < tokens; ++t) {
+            gated_to_bf16(sums + t * stride, sums + t * stride + gate_up_unit_.width, gate_up_unit_.width,
+                          m_.activation, activated_ + t * inter_stride_ + column);
+        }
+    });
     finish_phase(worker, kPhaseGateUp);
 
-    const int inter = m_.intermediate;
-    const int units = (inter + 31) / 32;
-    const int parts = num_parts(num_blocks, worker.count(), units);
-    worker.for_each(num_blocks * parts, 1, [&](int i) {
-        const TokenBlock& block = block_at(i / parts);
-        const int part = i % parts;
-        const int begin = units * part / parts * 32;
-        const int end = part + 1 == parts ? inter : units * (part + 1) / parts * 32;
-        for (const int column : {0, inter}) {
-            lora_.run_expand(block, layer.gate_up, column + begin, column + end, gate_up_, gate_up_stride_);
-            add_bias(layer.gate_up.bias, block, column + begin, column + end, gate_up_, gate_up_stride_);
-        }
-        for (int t = block.first; t < block.first + block.count; ++t) {
-            const float* gate = gate_up_ + t * gate_up_stride_ + begin;
-            gated_to_bf16(gate, gate + inter, end - begin, m_.activation,
-                          activated_ + t * inter_stride_ + begin);
-        }
-    });
-    finish_phase(worker, kPhaseActivation);
-
-    project(worker, layer.down, activated_, inter_stride_, tokens, sub_, sub_stride_, &lora_, nothing);
-    finish_phase(worker, kPhaseDown);
-    const bool is_last = index + 1 == m_.num_layers;
-    const float* next_norm = is_last ? nullptr : layers_[static_cast<size_t>(index) + 1].attn_norm;
-    worker.for_each(num_blocks, 1, [&](int i) {
-        add_sublayer(block_at(i), layer.down, layer.post_mlp_norm, next_norm);
-    });
-    finish_phase(worker, kPhaseMlpResidual);
+    const ProjectionCall down = {layer.down, activated_, inter_stride_, tokens, lora,
+                                 is_last ? nullptr : &after->qkv};
+    run_shrinks(worker, down);
+    finish_phase(worker, kPhaseDownShrink);
+    run_sublayer(worker, down, layer.post_mlp_norm, kPhaseDown);
+    norm_rows(worker, tokens, layer.post_mlp_norm, is_last ? nullptr : after->attn_norm);
+    finish_phase(worker, kPhaseNextNorm);
 }
 
-void Llama::rope_and_store(const SyBatch& batch, const SyLayer& layer, int index, const TokenBlock& block,
-                           int first_head, int last_head) {
+// Heads [first_head, first_head + num_heads) of q, then k, then v, for all tokens.
+void Llama::rotate_and_store(const SyLayer& layer, int index, int first_head, int num_heads, int num_tokens,
+                             float* sums, int64_t stride) {
     const int dim = m_.head_dim;
-    lora_.run_expand(block, layer.qkv, first_head * dim, last_head * dim, qkv_, qkv_stride_);
-    add_bias(layer.qkv.bias, block, first_head * dim, last_head * dim, qkv_, qkv_stride_);
-    const int query_end = batch.query_starts[block.row + 1];
-    const int32_t* table = batch.block_tables + static_cast<int64_t>(block.row) * batch.max_blocks;
-    for (int t = block.first; t < block.first + block.count; ++t) {
-        const int position = batch.seq_lens[block.row] - query_end + t;
-        const float* cos = layer.cos + static_cast<int64_t>(position) * (m_.rotary_dim / 2);
-        const float* sin = layer.sin + static_cast<int64_t>(position) * (m_.rotary_dim / 2);
-        const int64_t slot =
-            (static_cast<int64_t>(index) * m_.num_blocks + table[position / m_.block_size]) * m_.block_size +
-            position % m_.block_size;
-        for (int h = first_head; h < last_head; ++h) {
-            float* x = qkv_ + t * qkv_stride_ + h * dim;
-            const int kv = h - m_.num_heads;
+    const int64_t first_slot = static_cast<int64_t>(index) * m_.num_blocks * m_.block_size;
+    for (int64_t t = 0; t < num_tokens; ++t) {
+        const int64_t angles = static_cast<int64_t>(positions_[t]) * (m_.rotary_dim / 2);
+        const int64_t cache_row = (first_slot + slots_[t]) * m_.num_kv_heads;
+        for (int i = 0; i < num_heads; ++i) {
+            float* x = sums + t * stride + i * dim;
+            const int head = first_head + i;
+            const int kv = head - m_.num_heads;
             if (kv >= m_.num_kv_heads) {
-                to_bf16(x, dim, m_.values + (slot * m_.num_kv_heads + kv - m_.num_kv_heads) * dim);
+                to_bf16(x, dim, m_.values + (cache_row + kv - m_.num_kv_heads) * dim);
                 continue;
             }
             const float* norm = kv < 0 ? layer.q_norm : layer.k_norm;
             if (norm != nullptr) rms_norm_in_place(x, norm, dim, m_.norm_eps);
-            rotate(x, cos, sin, m_.rotary_dim, m_.rotary_interleaved != 0);
-            uint16_t* to = kv < 0 ? queries_ + t * heads_stride_ + h * dim
-                                  : m_.keys + (slot * m_.num_kv_heads + kv) * dim;
-            to_bf16(x, dim, to);
+            rotate(x, layer.cos + angles, layer.sin + angles, m_.rotary_dim, m_.rotary_interleaved != 0);
+            to_bf16(x, dim, kv < 0 ? queries_ + t * heads_stride_ + head * dim : m_.keys + (cache_row + kv) * dim);
         }
     }
 }
 
-void Llama::add_sublayer(const TokenBlock& block, const SyProjection& p, const float* post_norm,
-                         const float* next_norm) {
-    lora_.run_expand(block, p, 0, m_.hidden, sub_, sub_stride_);
-    add_bias(p.bias, block, 0, m_.hidden, sub_, sub_stride_);
-    for (int t = block.first; t < block.first + block.count; ++t) {
-        float* x = residual_ + t * sub_stride_;
-        float* y = sub_ + t * sub_stride_;
-        if (post_norm != nullptr) rms_norm_in_place(y, post_norm, m_.hidden, m_.norm_eps);
-        for (int i = 0; i < m_.hidden; ++i) x[i] += y[i] * m_.residual_scale;
-        if (next_norm == nullptr) continue;
+// A projection back to the residual stream: added at once, or kept aside for a norm of its output.
+void Llama::run_sublayer(Worker& worker, const ProjectionCall& call, const float* post_norm, Phase phase) {
+    run_product(worker, call, tile_units(call.p.weight), [&](int, int column, const float* sums, int64_t stride) {
+        const int columns = m_.hidden - column < kTileColumns ? m_.hidden - column : kTileColumns;
+        for (int64_t t = 0; t < call.num_rows; ++t) {
+            const float* y = sums + t * stride;
+            if (post_norm != nullptr) {
+                memcpy(sublayer_ + t * residual_stride_ + column, y, static_cast<size_t>(columns) * sizeof(float));
+                continue;
+            }
+            float* x = residual_ + t * residual_stride_ + column;
+            for (int i = 0; i < columns; ++i) x[i] += y[i] * m_.residual_scale;
+        }
+    });
+    finish_phase(worker, phase);
+}
+
+void Llama::norm_rows(Worker& worker, int num_tokens, const float* post_norm, const float* next_norm) {
+    if (post_norm == nullptr && next_norm == nullptr) return;
+    worker.for_each(num_tokens, [&](int t) {
+        float* x = residual_ + t * residual_stride_;
+        if (post_norm != nullptr) {
+            float* y = sublayer_ + t * residual_stride_;
+            rms_norm_in_place(y, post_norm, m_.hidden, m_.norm_eps);
+            for (int i = 0; i < m_.hidden; ++i) x[i] += y[i] * m_.residual_scale;
+        }
+        if (next_norm == nullptr) return;
         rms_norm_to_bf16(x, next_norm, m_.hidden, m_.norm_eps, normed_ + t * hidden_stride_);
-    }
+    });
 }
 
 void Llama::head(Worker& worker, const SyBatch& batch) {
-    worker.for_each(batch.num_samples, 1, [&](int i) {
-        const float* x = residual_ + batch.sample_tokens[i] * sub_stride_;
+    worker.for_each(batch.num_samples, [&](int i) {
+        const float* x = residual_ + batch.sample_tokens[i] * residual_stride_;
         rms_norm_to_bf16(x, m_.final_norm, m_.hidden, m_.norm_eps, normed_ + i * hidden_stride_);
     });
     SyProjection p = {};
     p.weight = m_.head;
-    const bool is_plain = m_.logits_scale == 1.0f && m_.logits_softcap == 0.0f;
-    project(worker, p, normed_, hidden_stride_, batch.num_samples, batch.logits, batch.logits_stride, nullptr,
-            [&](int tile) {
-        if (is_plain) return;
-        const int end = (tile + 1) * kTileColumns < num_tiles16(m_.head) * kLanes ? (tile + 1) * kTileColumns
-                                                                                  : num_tiles16(m_.head) * kLanes;
-        for (int i = 0; i < batch.num_samples; ++i) {
-            for (int column = tile * kTileColumns; column < end; column += kLanes) {
-                float* to = batch.logits + i * batch.logits_stride + column;
-                F16 v = mul(load(to), set1(m_.logits_scale));
-                if (m_.logits_softcap > 0.0f) {
-                    v = mul(set1(m_.logits_softcap), tanh(divide(v, set1(m_.logits_softcap))));
+    const ProjectionCall call = {p, normed_, hidden_stride_, batch.num_samples, nullptr, nullptr};
+    if (batch.num_samples > 0) {
+        run_product(worker, call, tile_units(m_.head), [&](int, int column, const float* sums, int64_t stride) {
+            for (int64_t i = 0; i < batch.num_samples; ++i) {
+                for (int c = 0; c < kTileColumns; c += kLanes) {
+                    F16 v = mul(load(sums + i * stride + c), set1(m_.logits_scale));
+                    if (m_.logits_softcap > 0.0f) {
+                        v = mul(set1(m_.logits_softcap), tanh(divide(v, set1(m_.logits_softcap))));
+                    }
+                    store(batch.logits + i * batch.logits_stride + column + c, v);
                 }
-                store(to, v);
             }
-        }
-    });
+        });
+    }
     finish_phase(worker, kPhaseHead);
 }

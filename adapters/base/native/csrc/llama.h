@@ -1,7 +1,6 @@
 // One step of a llama-family model over ragged tokens, decode and prefill mixed, as one call.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "attention_plan.h"
@@ -10,15 +9,17 @@
 
 enum Phase : int {
     kPhaseEmbed,
+    kPhaseQkvShrink,
     kPhaseQkv,
-    kPhaseRope,
     kPhaseAttention,
+    kPhaseOShrink,
     kPhaseO,
-    kPhaseAttentionResidual,
+    kPhaseMlpNorm,
+    kPhaseGateUpShrink,
     kPhaseGateUp,
-    kPhaseActivation,
+    kPhaseDownShrink,
     kPhaseDown,
-    kPhaseMlpResidual,
+    kPhaseNextNorm,
     kPhaseHead,
     kNumPhases,
 };
@@ -35,16 +36,17 @@ class Llama {
     const double* phase_seconds() const { return phase_seconds_; }
 
    private:
-    int check(const SyBatch& batch) const;
+    int check(const SyBatch& batch, const SyBank* bank) const;
+    void place_tokens(const SyBatch& batch);
     void run(Worker& worker, const SyBatch& batch);
-    void run_layer(Worker& worker, const SyBatch& batch, const SyLayer& layer, int index);
+    void run_layer(Worker& worker, const SyBatch& batch, int index);
     void embed(Worker& worker, const SyBatch& batch);
-    void rope_and_store(const SyBatch& batch, const SyLayer& layer, int index, const TokenBlock& block,
-                        int first_head, int last_head);
-    void add_sublayer(const TokenBlock& block, const SyProjection& p, const float* post_norm,
-                      const float* next_norm);
+    void rotate_and_store(const SyLayer& layer, int index, int first_head, int num_heads, int num_tokens,
+                          float* sums, int64_t stride);
+    void run_sublayer(Worker& worker, const ProjectionCall& call, const float* post_norm, Phase phase);
+    void norm_rows(Worker& worker, int num_tokens, const float* post_norm, const float* next_norm);
     void head(Worker& worker, const SyBatch& batch);
-    void finish_phase(Worker& worker, Phase phase);
+    void finish_phase(const Worker& worker, Phase phase);
     SyAttention attention_of(const SyBatch& batch, const SyLayer& layer, int index) const;
 
     template <typename T>
@@ -55,9 +57,11 @@ class Llama {
     Pool& pool_;
     std::vector<uint8_t> arena_;
     int64_t arena_used_ = 0;
-    int64_t hidden_stride_, heads_stride_, inter_stride_, qkv_stride_, gate_up_stride_, sub_stride_;
-    float *residual_, *qkv_, *gate_up_, *sub_;
+    int64_t hidden_stride_, heads_stride_, inter_stride_, residual_stride_;
+    ColumnUnit qkv_unit_, gate_up_unit_;
+    float *residual_, *sublayer_;
     uint16_t *normed_, *queries_, *attended_, *activated_;
+    int32_t *positions_, *slots_;  // of each token: in its sequence, in a layer's cache
     AttentionPlan attention_;
     LoraPlan lora_;
     double phase_seconds_[kNumPhases] = {};

@@ -66,9 +66,9 @@ struct RowWork {
     int64_t h_token_stride, h_item_stride;
 };
 
-template <int T>
-static void expand_block(const SyBank& bank, const RowWork& work, int module, int column, int count,
-                         float* y, int64_t y_stride) {
+template <int T, bool kWhole>
+static void expand_block(const SyBank& bank, const RowWork& work, const float* shrunk, int module, int column,
+                         int count, float* y, int64_t y_stride) {
     F16 even[T], odd[T];
     SY_UNROLL for (int t = 0; t < T; ++t) even[t] = odd[t] = zero();
     const int64_t n = bank.out_features[module];
@@ -78,9 +78,9 @@ static void expand_block(const SyBank& bank, const RowWork& work, int module, in
         if (work.scales[j] * bank.module_scales[page * bank.num_modules + module] == 0.0f) continue;
         touched = true;
         const uint16_t* b = bank.pages + page * bank.page_elements + bank.b_offsets[module] + column;
-        const float* h = work.h + j * work.h_item_stride;
+        const float* h = shrunk + j * work.h_item_stride;
         SY_UNROLL for (int r = 0; r < kPageRank; ++r) {
-            const P16 row = count == 32 ? load_bf16_32(b + r * n) : load_bf16_32_n(b + r * n, count);
+            const P16 row = kWhole ? load_bf16_32(b + r * n) : load_bf16_32_n(b + r * n, count);
             const F16 row_even = even_floats(row), row_odd = odd_floats(row);
             SY_UNROLL for (int t = 0; t < T; ++t) {
                 const F16 factor = set1(h[t * work.h_token_stride + r]);
@@ -94,7 +94,7 @@ static void expand_block(const SyBank& bank, const RowWork& work, int module, in
         F16 low, high;
         interleave(even[t], odd[t], &low, &high);
         float* to = y + t * y_stride;
-        if (count == 32) {
+        if constexpr (kWhole) {
             store(to, add(load(to), low));
             store(to + kLanes, add(load(to + kLanes), high));
         } else {
@@ -107,22 +107,27 @@ static void expand_block(const SyBank& bank, const RowWork& work, int module, in
     }
 }
 
+template <bool kWhole>
+static void expand_columns(const SyBank& bank, const RowWork& work, int module, int column, int count,
+                           int num_tokens, float* y, int64_t y_stride) {
+    const float* h = work.h;
+    int t = 0;
+    for (; t + 4 <= num_tokens; t += 4, h += 4 * work.h_token_stride) {
+        expand_block<4, kWhole>(bank, work, h, module, column, count, y + t * y_stride, y_stride);
+    }
+    for (; t < num_tokens; ++t, h += work.h_token_stride) {
+        expand_block<1, kWhole>(bank, work, h, module, column, count, y + t * y_stride, y_stride);
+    }
+}
+
 // Adds the deltas of `module`, its outputs [begin, end), to y (whose column 0 is output `begin`).
 static inline void expand(const SyBank& bank, const RowWork& work, int module, int begin, int end,
                           int num_tokens, float* y, int64_t y_stride) {
-    for (int t = 0; t < num_tokens;) {
-        const int block = num_tokens - t >= 4 ? 4 : 1;
-        RowWork here = work;
-        here.h += t * work.h_token_stride;
-        for (int column = begin; column < end; column += 32) {
-            const int count = end - column < 32 ? end - column : 32;
-            float* to = y + t * y_stride + (column - begin);
-            if (block == 4) {
-                expand_block<4>(bank, here, module, column, count, to, y_stride);
-            } else {
-                expand_block<1>(bank, here, module, column, count, to, y_stride);
-            }
-        }
-        t += block;
+    int column = begin;
+    for (; column + 32 <= end; column += 32) {
+        expand_columns<true>(bank, work, module, column, 32, num_tokens, y + column - begin, y_stride);
+    }
+    if (column < end) {
+        expand_columns<false>(bank, work, module, column, end - column, num_tokens, y + column - begin, y_stride);
     }
 }

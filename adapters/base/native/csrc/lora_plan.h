@@ -1,6 +1,7 @@
 // How one step's adapter work is cut into items, shared by all layers.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "lora.h"
@@ -22,6 +23,7 @@ class LoraPlan {
         blocks_.clear();
         shrinks_.clear();
         row_bases_.clear();
+        pages_.clear();
         int64_t base = 0;
         for (int row = 0; row < num_rows; ++row) {
             const int begin = query_starts[row], end = query_starts[row + 1];
@@ -34,6 +36,10 @@ class LoraPlan {
             }
             base += static_cast<int64_t>(end - begin) * items * kItemFloats;
         }
+        // Pages in use, each once: rows that share an adapter share its lines.
+        if (bank != nullptr) pages_.assign(work.pages, work.pages + work.offsets[num_rows]);
+        std::sort(pages_.begin(), pages_.end());
+        pages_.erase(std::unique(pages_.begin(), pages_.end()), pages_.end());
         if (static_cast<int64_t>(h_.size()) < base) h_.resize(static_cast<size_t>(base));
     }
 
@@ -45,7 +51,6 @@ class LoraPlan {
     void run_shrink(int index, const SyProjection& p, const uint16_t* x, int64_t x_stride) {
         const int segment = index % p.num_segments;
         const int module = p.segments[segment].module;
-        if (module < 0) return;
         const Shrink& s = shrinks_[static_cast<size_t>(index / p.num_segments)];
         const int item = work_.offsets[s.block.row] + s.item;
         const int items = num_items(s.block.row);
@@ -54,43 +59,59 @@ class LoraPlan {
                s.block.count, h, static_cast<int64_t>(items) * kItemFloats);
     }
 
-    // Adds the deltas for columns [begin, end) of projection `p` to its output rows in `block`.
-    void run_expand(const TokenBlock& block, const SyProjection& p, int begin, int end, float* out,
-                    int64_t out_stride) {
-        const int items = bank_ == nullptr ? 0 : num_items(block.row);
-        if (items == 0) return;
-        const int32_t first = work_.offsets[block.row];
+    // Adds the deltas for columns [begin, end) of projection `p` to all rows; column `begin` is out[0].
+    // Only when the step has adapter work.
+    void run_expand(const SyProjection& p, int begin, int end, float* out, int64_t out_stride) {
         for (int s = 0; s < p.num_segments; ++s) {
             const SySegment& segment = p.segments[s];
-            const int low = begin > segment.column ? begin : segment.column;
-            const int limit = segment.column + segment.columns;
-            const int high = end < limit ? end : limit;
-            if (segment.module < 0 || low >= high) continue;
-            const RowWork row = {work_.pages + first, work_.scales + first, items,
-                                 h_of(block, 0) + s * kPageRank, static_cast<int64_t>(items) * kItemFloats,
-                                 kItemFloats};
-            expand(*bank_, row, segment.module, low - segment.column, high - segment.column, block.count,
-                   out + block.first * out_stride + low, out_stride);
+            const Overlap part(segment, begin, end);
+            if (part.is_empty()) continue;
+            for (const TokenBlock& block : blocks_) {
+                const int32_t first = work_.offsets[block.row];
+                const int items = work_.offsets[block.row + 1] - first;
+                if (items == 0) continue;
+                const RowWork row = {work_.pages + first, work_.scales + first, items,
+                                     h_of(block, 0) + s * kPageRank,
+                                     static_cast<int64_t>(items) * kItemFloats, kItemFloats};
+                expand(*bank_, row, segment.module, part.begin - segment.column, part.end - segment.column,
+                       block.count, out + block.first * out_stride + part.begin - begin, out_stride);
+            }
         }
     }
 
-    // Adapter bytes of projection `p` that share `part` of `num_parts` should bring near.
-    int ranges(const SyProjection& p, int part, int num_parts, MemoryRange* out, int max_ranges) const {
-        if (bank_ == nullptr || p.num_segments == 0) return 0;
+    // The lines of B that run_expand reads for columns [begin, end).
+    int expand_ranges(const SyProjection& p, int begin, int end, LineRange* out, int max_ranges) const {
+        int count = 0;
+        for (int s = 0; s < p.num_segments; ++s) {
+            const SySegment& segment = p.segments[s];
+            const Overlap part(segment, begin, end);
+            if (part.is_empty()) continue;
+            const int64_t n = bank_->out_features[segment.module];
+            for (const int32_t page : pages_) {
+                if (!has_module(page, segment.module)) continue;
+                const uint16_t* b = page_at(page) + bank_->b_offsets[segment.module] + part.begin - segment.column;
+                for (int column = 0; column < part.end - part.begin; column += 32) {
+                    if (count == max_ranges) return count;
+                    out[count++] = {reinterpret_cast<const char*>(b + column),
+                                    n * static_cast<int64_t>(sizeof(uint16_t)), kPageRank};
+                }
+            }
+        }
+        return count;
+    }
+
+    // Part `part` of `num_parts` of the A that the shrinks of projection `p` read.
+    int shrink_ranges(const SyProjection& p, int part, int num_parts, LineRange* out, int max_ranges) const {
         const int64_t total = static_cast<int64_t>(shrinks_.size()) * p.num_segments;
         const int64_t begin = total * part / num_parts, end = total * (part + 1) / num_parts;
         int count = 0;
-        for (int64_t i = begin; i < end && count + 2 <= max_ranges; ++i) {
+        for (int64_t i = begin; i < end && count < max_ranges; ++i) {
             const Shrink& s = shrinks_[static_cast<size_t>(i / p.num_segments)];
             const int module = p.segments[i % p.num_segments].module;
-            const int64_t page = work_.pages[work_.offsets[s.block.row] + s.item];
-            if (module < 0 || bank_->module_scales[page * bank_->num_modules + module] == 0.0f) continue;
-            const uint16_t* base = bank_->pages + page * bank_->page_elements;
-            const int64_t bytes_per_feature = kPageRank * static_cast<int64_t>(sizeof(uint16_t));
-            out[count++] = {reinterpret_cast<const char*>(base + bank_->a_offsets[module]),
-                            bank_->in_features[module] * bytes_per_feature};
-            out[count++] = {reinterpret_cast<const char*>(base + bank_->b_offsets[module]),
-                            bank_->out_features[module] * bytes_per_feature};
+            const int32_t page = work_.pages[work_.offsets[s.block.row] + s.item];
+            if (!has_module(page, module)) continue;
+            out[count++] = line_range(page_at(page) + bank_->a_offsets[module],
+                                      bank_->in_features[module] * kPageRank * static_cast<int64_t>(sizeof(uint16_t)));
         }
         return count;
     }
@@ -106,6 +127,18 @@ class LoraPlan {
         int64_t h_base;
     };
 
+    struct Overlap {
+        int begin, end;
+        Overlap(const SySegment& s, int low, int high)
+            : begin(low > s.column ? low : s.column),
+              end(high < s.column + s.columns ? high : s.column + s.columns) {}
+        bool is_empty() const { return begin >= end; }
+    };
+
+    bool has_module(int64_t page, int module) const {
+        return bank_->module_scales[page * bank_->num_modules + module] != 0.0f;
+    }
+    const uint16_t* page_at(int64_t page) const { return bank_->pages + page * bank_->page_elements; }
     int num_items(int row) const {
         return bank_ == nullptr ? 0 : work_.offsets[row + 1] - work_.offsets[row];
     }
@@ -120,5 +153,6 @@ class LoraPlan {
     std::vector<TokenBlock> blocks_;
     std::vector<Shrink> shrinks_;
     std::vector<RowBase> row_bases_;
+    std::vector<int32_t> pages_;
     std::vector<float> h_;
 };

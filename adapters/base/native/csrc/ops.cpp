@@ -1,4 +1,6 @@
 // The exported face: single operations for the generic way through a model, and handles.
+#include <cstring>
+
 #include "api.h"
 #include "llama.h"
 #include "pointwise.h"
@@ -6,23 +8,23 @@
 extern "C" void* sy_pool_create(int32_t num_threads) { return new Pool(num_threads); }
 extern "C" void sy_pool_destroy(void* pool) { delete static_cast<Pool*>(pool); }
 
-// out fp32 [num_rows][out_stride] has room for n rounded up to 16; out_bf16 [num_rows][n] may be null.
+// Either out_bf16 [num_rows][n] or, when it is null, out fp32 [num_rows][out_stride].
 extern "C" void sy_linear(void* pool, const SyWeight* weight, const float* bias, const uint16_t* x,
                           int64_t x_stride, int32_t num_rows, float* out, int64_t out_stride,
                           uint16_t* out_bf16) {
     SyProjection p = {};
     p.weight = *weight;
+    p.bias = bias;
+    const ProjectionCall call = {p, x, x_stride, num_rows, nullptr, nullptr};
     static_cast<Pool*>(pool)->run([&](Worker& worker) {
-        project(worker, p, x, x_stride, num_rows, out, out_stride, nullptr, [&](int tile) {
-            const int begin = tile * kTileColumns;
-            const int end = begin + kTileColumns < weight->n ? begin + kTileColumns : weight->n;
-            for (int m = 0; m < num_rows; ++m) {
-                float* row = out + m * out_stride;
-                if (bias != nullptr) {
-                    for (int i = begin; i < end; ++i) row[i] += bias[i];
-                }
+        run_product(worker, call, tile_units(*weight), [&](int, int column, const float* sums, int64_t stride) {
+            const int columns = weight->n - column < kTileColumns ? weight->n - column : kTileColumns;
+            for (int64_t m = 0; m < num_rows; ++m) {
                 if (out_bf16 != nullptr) {
-                    to_bf16(row + begin, end - begin, out_bf16 + static_cast<int64_t>(m) * weight->n + begin);
+                    to_bf16(sums + m * stride, columns, out_bf16 + m * weight->n + column);
+                } else {
+                    memcpy(out + m * out_stride + column, sums + m * stride,
+                           static_cast<size_t>(columns) * sizeof(float));
                 }
             }
         });
@@ -34,14 +36,14 @@ extern "C" void sy_lora(void* pool, const SyBank* bank, const SyProjection* proj
                         float* y, int64_t y_stride) {
     LoraPlan plan;
     plan.prepare(bank, *work, query_starts, num_rows);
+    const ProjectionCall call = {*projection, x, x_stride, query_starts[num_rows], &plan, nullptr};
+    if (plan.is_empty()) return;
     static_cast<Pool*>(pool)->run([&](Worker& worker) {
-        worker.for_each(plan.num_shrinks() * projection->num_segments, 1,
-                        [&](int i) { plan.run_shrink(i, *projection, x, x_stride); });
-        const int num_blocks = static_cast<int>(plan.blocks().size());
-        worker.for_each(num_blocks * projection->num_segments, 1, [&](int i) {
-            const SySegment& segment = projection->segments[i / num_blocks];
-            plan.run_expand(plan.blocks()[static_cast<size_t>(i % num_blocks)], *projection, segment.column,
-                            segment.column + segment.columns, y, y_stride);
+        run_shrinks(worker, call);
+        worker.for_each(num_tiles32(projection->weight), [&](int tile) {
+            const int begin = tile * kTileColumns;
+            const int end = begin + kTileColumns < projection->weight.n ? begin + kTileColumns : projection->weight.n;
+            plan.run_expand(*projection, begin, end, y + begin, y_stride);
         });
     });
 }

@@ -1,48 +1,118 @@
-// One projection phase: the base product over all tiles and the adapters' shrinks, from one read of
-// x; the deltas are added later by whoever post-processes the rows.
+// Projections as phases of the pool: first the adapters' shrinks, all of them; then the base product,
+// tile by tile, each tile finished at once - deltas, bias, and whatever its caller does with the
+// columns - while it lies in the core's own cache.
 #pragma once
 
 #include "lora_plan.h"
 #include "weights.h"
 
-constexpr int kMaxRanges = 64;
+constexpr int kMaxRanges = 512;
 
-static inline int tiles_per_grab(int num_tiles, int num_threads, int num_rows) {
-    if (num_rows > kFewRows) return 1;
-    const int chunk = num_tiles / (num_threads * 8);
-    return chunk < 1 ? 1 : chunk;
+// What a projection reads and where its results go.
+struct ProjectionCall {
+    const SyProjection& p;
+    const uint16_t* x;
+    int64_t x_stride;
+    int num_rows;
+    LoraPlan* lora;            // null: the step has no adapter work
+    const SyProjection* next;  // whose adapter pages to bring near meanwhile, or null
+};
+
+// One item's columns: `runs` runs of `width`, `stride` apart (gate and up: 2 runs of one tile).
+struct ColumnUnit {
+    int num_units, width, num_runs, run_stride;
+};
+
+static inline int unit_columns(const ColumnUnit& unit, int num_outputs, int index) {
+    const int end = unit.num_runs > 1 ? unit.run_stride : num_outputs;
+    return end - index * unit.width < unit.width ? end - index * unit.width : unit.width;
 }
 
-// One phase of the pool, to be called on every thread. x is bf16 [num_rows][x_stride], out fp32 with rows wide
-// enough for n rounded up to 16. `epilogue(tile32)` runs after each tile.
-template <typename Epilogue>
-static void project(Worker& worker, const SyProjection& p, const uint16_t* x, int64_t x_stride,
-                    int num_rows, float* out, int64_t out_stride, LoraPlan* lora, Epilogue&& epilogue) {
-    const int num_tiles = num_tiles32(p.weight);
-    const int num_shrinks = lora == nullptr ? 0 : lora->num_shrinks() * p.num_segments;
-    uint8_t* scratch = worker.scratch(kLinearScratchBytes);
-    const int64_t tile_bytes = 2 * tile_dwords(p.weight) * static_cast<int64_t>(sizeof(uint32_t));
-    worker.for_each(num_tiles + num_shrinks, tiles_per_grab(num_tiles, worker.count(), num_rows),
-                    [&](int i) {
-        if (i >= num_tiles) return lora->run_shrink(i - num_tiles, p, x, x_stride);
-        MemoryRange ranges[kMaxRanges];
-        int num_ranges = 0;
-        if (num_rows > kFewRows) {
-            const int ahead = i + worker.count();
-            if (ahead < num_tiles) {
-                const char* codes = reinterpret_cast<const char*>(tile16(p.weight, 2 * ahead));
-                ranges[num_ranges++] = {codes, tile_bytes};
-                if (p.weight.kind == SY_NF4) {
-                    const float* absmax = p.weight.scales + static_cast<int64_t>(2 * ahead) * (p.weight.k / 4);
-                    ranges[num_ranges++] = {reinterpret_cast<const char*>(absmax), 2 * p.weight.k};
-                }
-            }
-            if (num_shrinks > 0) {
-                num_ranges += lora->ranges(p, i, num_tiles, ranges + num_ranges, kMaxRanges - num_ranges);
-            }
-        }
-        Prefetch prefetch{nullptr, nullptr, ranges, num_ranges};
-        linear_tile(p.weight, i, x, x_stride, num_rows, out, out_stride, scratch, prefetch);
-        epilogue(i);
+// Columns of one item in the sums' buffer: whole tiles.
+static inline int64_t unit_stride(const ColumnUnit& unit) {
+    return round_up(unit.width, kTileColumns) * unit.num_runs;
+}
+
+static inline void run_shrinks(Worker& worker, const ProjectionCall& call) {
+    if (call.lora == nullptr) return;
+    worker.for_each(call.lora->num_shrinks() * call.p.num_segments, [&](int i) {
+        call.lora->run_shrink(i, call.p, call.x, call.x_stride);
     });
 }
+
+// What an item should bring near: its own deltas' B, a share of the next projection's A, and the next
+// item's codes (the next item of a share is its thread's own).
+static inline int unit_ranges(const ProjectionCall& call, const ColumnUnit& unit, int index, LineRange* out) {
+    const SyWeight& w = call.p.weight;
+    int count = 0;
+    if (call.lora != nullptr) {
+        for (int run = 0; run < unit.num_runs; ++run) {
+            const int begin = run * unit.run_stride + index * unit.width;
+            count += call.lora->expand_ranges(call.p, begin, begin + unit_columns(unit, w.n, index), out + count,
+                                              kMaxRanges - 16 - count);
+        }
+        if (call.next != nullptr) {
+            count += call.lora->shrink_ranges(*call.next, index, unit.num_units, out + count,
+                                              kMaxRanges - 16 - count);
+        }
+    }
+    if (call.num_rows <= kFewRows || index + 1 == unit.num_units) return count;
+    const int64_t tile_bytes = 2 * tile_dwords(w) * static_cast<int64_t>(sizeof(uint32_t));
+    for (int run = 0; run < unit.num_runs && count + 2 <= kMaxRanges; ++run) {
+        const int64_t tile = 2 * ((run * unit.run_stride + (index + 1) * unit.width) / kTileColumns);
+        out[count++] = line_range(tile16(w, tile), tile_bytes * (unit.width / kTileColumns));
+        if (w.kind == SY_NF4) {
+            out[count++] = line_range(w.scales + tile * (w.k / 4), 2 * w.k * (unit.width / kTileColumns));
+        }
+    }
+    return count;
+}
+
+// Other threads wrote most of x, and their caches are far: ask for all of it at once, not line by
+// line as the first tile comes by. More than fits in the first-level cache would be too early.
+static inline void ask_for_inputs(const ProjectionCall& call) {
+    constexpr int64_t kMaxBytes = 48 << 10;
+    const int64_t row_bytes = static_cast<int64_t>(call.p.weight.k) * 2;
+    for (int64_t m = 0; m < call.num_rows && (m + 1) * row_bytes <= kMaxBytes; ++m) {
+        const char* row = reinterpret_cast<const char*>(call.x + m * call.x_stride);
+        for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
+    }
+}
+
+// The product phase: for each unit `finish(index, first_column, sums, stride)`, sums being fp32
+// [num_rows][stride], run r of the unit's columns at r * width rounded up to whole tiles.
+template <typename Finish>
+static void run_product(Worker& worker, const ProjectionCall& call, const ColumnUnit& unit, Finish&& finish) {
+    const SyWeight& w = call.p.weight;
+    const int64_t stride = unit_stride(unit);
+    const int64_t run_width = stride / unit.num_runs;
+    const size_t sums_bytes = static_cast<size_t>(stride * call.num_rows) * sizeof(float);
+    ask_for_inputs(call);
+    worker.for_each(unit.num_units, [&](int index) {
+        uint8_t* scratch = worker.scratch(kLinearScratchBytes + sums_bytes);
+        float* sums = reinterpret_cast<float*>(scratch + kLinearScratchBytes);
+        LineRange ranges[kMaxRanges];
+        Prefetch prefetch;
+        prefetch.ranges = ranges;
+        prefetch.num_ranges = unit_ranges(call, unit, index, ranges);
+        const int columns = unit_columns(unit, w.n, index);
+        for (int run = 0; run < unit.num_runs; ++run) {
+            const int first = run * unit.run_stride + index * unit.width;
+            float* to = sums + run * run_width;
+            for (int column = 0; column < columns; column += kTileColumns) {
+                linear_tile(w, (first + column) / kTileColumns, call.x, call.x_stride, call.num_rows, to + column,
+                            stride, scratch, prefetch);
+            }
+            if (call.lora != nullptr) call.lora->run_expand(call.p, first, first + columns, to, stride);
+            if (call.p.bias != nullptr) {
+                for (int m = 0; m < call.num_rows; ++m) {
+                    for (int i = 0; i < columns; ++i) to[m * stride + i] += call.p.bias[first + i];
+                }
+            }
+        }
+        finish(index, index * unit.width, sums, stride);
+    });
+}
+
+// Plain tiles of 32 columns.
+static inline ColumnUnit tile_units(const SyWeight& w) { return {num_tiles32(w), kTileColumns, 1, 0}; }

@@ -16,35 +16,44 @@ struct TileWeights {
     int64_t tile_stride;
 };
 
-// Memory to bring near while computing: two cache lines are touched per k step, so that what later
-// items read (adapter pages, the next tile's codes) comes in behind this item's arithmetic.
-struct MemoryRange {
+// Memory to bring near while computing: `count` cache lines, `stride` bytes apart. Two are asked for
+// per k step, so that what later items read (adapter pages, the next tile's codes) comes in behind
+// this item's arithmetic.
+struct LineRange {
     const char* data;
-    int64_t bytes;
+    int64_t stride;
+    int64_t count;
 };
+inline LineRange line_range(const void* data, int64_t bytes) {
+    return {static_cast<const char*>(data), 64, (bytes + 63) / 64};
+}
+
 struct Prefetch {
+    const LineRange* ranges = nullptr;
+    int num_ranges = 0;
     const char* next = nullptr;
-    const char* end = nullptr;
-    const MemoryRange* more = nullptr;
-    int num_more = 0;
+    int64_t stride = 0;
+    int64_t left = 0;  // touches left in the current range
 
     // How many of the next `steps` touches stay in one range; 0 when nothing is left.
     int run_length(int steps) {
-        if (next >= end) {
-            if (num_more == 0) return 0;
-            next = more->data;
-            end = next + more->bytes;
-            ++more;
-            --num_more;
+        if (left == 0) {
+            if (num_ranges == 0) return 0;
+            next = ranges->data;
+            stride = ranges->stride;
+            left = (ranges->count + 1) / 2;
+            ++ranges;
+            --num_ranges;
         }
-        const int64_t left = (end - next + 127) / 128;
-        return left < steps ? static_cast<int>(left) : steps;
+        const int run = left < steps ? static_cast<int>(left) : steps;
+        left -= run;
+        return run;
     }
-    // Only after run_length() gave more than 0.
+    // As often as run_length() said.
     void touch_now() {
         __builtin_prefetch(next, 0, 2);
-        __builtin_prefetch(next + 64, 0, 2);
-        next += 128;
+        __builtin_prefetch(next + stride, 0, 2);
+        next += 2 * stride;
     }
     void touch() {
         if (run_length(1) > 0) touch_now();

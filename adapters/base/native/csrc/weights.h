@@ -141,9 +141,7 @@ static void fused_rows(const SyWeight& w, int64_t tile, int first_pair, int end_
                 sources[v].ask_for(ahead < tile_lines ? ahead : ahead + tile_lines);
             }
         }
-        if constexpr (MR > kFewRows) {
-            SY_UNROLL for (int i = 0; i < kTouchesPerLine; ++i) prefetch.touch();
-        }
+        SY_UNROLL for (int i = 0; i < kTouchesPerLine; ++i) prefetch.touch();
         const uint32_t* xs = x + line * Source::kPairsPerLine;
         fused_pair<0>(sources, codes, xs, x_stride, acc, unpacked);
         fused_pair<1>(sources, codes, xs, x_stride, acc, unpacked);
@@ -197,8 +195,8 @@ static void coded_tile(const SyWeight& w, int tile, int num_vectors, const uint3
 // Bytes of thread scratch that linear_tile needs.
 constexpr size_t kLinearScratchBytes = 2 * kCutPairs * kLanes * sizeof(uint32_t);
 
-// Outputs 32 * tile32 .. + 31 of x . w^T for all rows, fp32. Writes whole vectors of 16 columns, so
-// `out` rows must have room up to n rounded up to 16.
+// Outputs 32 * tile32 .. + 31 of x . w^T for all rows, fp32, to columns 0 .. 31 of `out`. Writes whole
+// vectors: 16 columns when only one tile16 is left.
 static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x, int64_t x_stride,
                                int num_rows, float* out, int64_t out_stride, uint8_t* scratch,
                                Prefetch& prefetch) {
@@ -206,19 +204,18 @@ static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x,
     const int64_t pair_stride = x_stride / 2;
     const int tile = 2 * tile32;
     const int num_vectors = num_tiles16(w) - tile >= 2 ? 2 : 1;
-    float* to = out + static_cast<int64_t>(tile) * kLanes;
     uint32_t* room = reinterpret_cast<uint32_t*>(scratch);
     if (w.kind == SY_NF4) {
-        coded_tile<Nf4Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, to, out_stride, room,
+        coded_tile<Nf4Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
                               prefetch);
     } else if (w.kind == SY_INT8) {
-        coded_tile<Int8Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, to, out_stride, room,
+        coded_tile<Int8Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
                                prefetch);
         for (int v = 0; v < num_vectors; ++v) {
             const int column = (tile + v) * kLanes;
             const F16 scale = load_n(w.scales + column, w.n - column < 16 ? w.n - column : 16);
             for (int m = 0; m < num_rows; ++m) {
-                float* p = to + m * out_stride + v * kLanes;
+                float* p = out + m * out_stride + v * kLanes;
                 store(p, mul(load(p), scale));
             }
         }
@@ -227,7 +224,7 @@ static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x,
         for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
             const int count = w.k / 2 - pair < kCutPairs ? w.k / 2 - pair : kCutPairs;
             tile_all_rows(num_vectors, {tile16(w, tile) + static_cast<int64_t>(pair) * kLanes, stride},
-                          pairs + pair, pair_stride, num_rows, count, to, out_stride, pair > 0, prefetch);
+                          pairs + pair, pair_stride, num_rows, count, out, out_stride, pair > 0, prefetch);
         }
     }
 }
