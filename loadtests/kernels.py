@@ -2,8 +2,10 @@
 
     python -m loadtests.kernels [--threads N] [--rounds N] [--only linear|attention|step]
 
-Candidates take turns call by call, so that whatever else the machine does hits all alike; medians
-are compared, minima shown. Bytes moved are those of weights, adapters and keys, each read once.
+Candidates take turns in short bursts, so that whatever else the machine does hits all alike;
+medians are compared, minima shown. torch's threads spin on a while after each call and take the
+cores from the next candidate: set OMP_WAIT_POLICY=passive, or mistrust a row that is twice its
+neighbours. Bytes moved are those of weights, adapters and keys, each read once.
 """
 
 import argparse
