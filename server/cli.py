@@ -50,6 +50,9 @@ def serve(
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Token budget of a step [256]")
     ] = None,
+    max_prefill_beside_decodes: Annotated[
+        int | None, typer.Option(help="Prompt tokens of a step while streams decode [by device]")
+    ] = None,
     max_waiting: Annotated[
         int | None, typer.Option(help="Sequences in the queue before a 429 [1024]")
     ] = None,

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 
+_CPU_PREFILL_BESIDE_DECODES = 32
+
 
 class _Server(uvicorn.Server):
     """uvicorn, but a SIGTERM that was obeyed ends the process with status 0, not by the signal."""
@@ -132,6 +134,7 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
     settings = SchedulerSettings(
         max_num_sequences=config.max_num_sequences,
         max_batch_tokens=config.max_batch_tokens,
+        max_prefill_beside_decodes=_prefill_beside_decodes(config, model.device),
         max_waiting=config.max_waiting,
         max_model_len=model.max_model_len,
         max_adapters_per_step=config.max_adapters_per_step,
@@ -156,6 +159,13 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
         metrics=metrics,
         device=model.device,
     )
+
+
+def _prefill_beside_decodes(config: ServerConfig, device: str) -> int | None:
+    """On a CPU a prompt token costs about what a decoding row does; on a GPU far less."""
+    if config.max_prefill_beside_decodes is None and device == "cpu":
+        return _CPU_PREFILL_BESIDE_DECODES
+    return config.max_prefill_beside_decodes
 
 
 def _model_info(config: ServerConfig, model: AssembledModel) -> ModelInfo:

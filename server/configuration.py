@@ -42,6 +42,9 @@ class ServerConfig(BaseModel):
         ge=1,
         description="Tokens of a step: smaller keeps streams even, larger prefills faster",
     )
+    max_prefill_beside_decodes: int | None = Field(
+        None, ge=1, description="Prompt tokens of a step while streams decode; None: by device"
+    )
     max_waiting: int = Field(1024, ge=1, description="Sequences in the queue before 429")
     block_size: int = Field(16, ge=1, description="Tokens in a KV block")
     kv_cache_gib: float = Field(1.0, gt=0, description="Size of the KV cache")

@@ -13,11 +13,13 @@ class SchedulerSettings:
     """Limits that admission and each step obey.
 
     `max_batch_tokens` is the token budget of a step: decodes come first, prefill chunks fill the
-    rest, so a smaller budget bounds how long a running stream waits for somebody's long prompt.
+    rest. `max_prefill_beside_decodes` bounds those chunks while anything decodes, so that a running
+    stream never waits long for somebody's prompt; None leaves them the whole budget.
     """
 
     max_num_sequences: int = 64
     max_batch_tokens: int = 256
+    max_prefill_beside_decodes: int | None = None
     max_waiting: int = 1024
     max_model_len: int = 2048
     max_adapters_per_step: int = 64
@@ -37,6 +39,9 @@ class SchedulerSettings:
             )
             if getattr(self, name) < 1
         ]  # fmt: skip
+        beside = self.max_prefill_beside_decodes
+        if beside is not None and beside < 1:
+            problems.append(f"max_prefill_beside_decodes is {beside}; it must be at least 1")
         if self.max_batch_tokens < self.max_num_sequences:
             problems.append(
                 f"max_batch_tokens is {self.max_batch_tokens}, less than max_num_sequences "

@@ -120,6 +120,8 @@ class Scheduler:
                     continue
                 rows.append(self._row(sequence, 1))
                 budget -= 1
+        if rows and self._settings.max_prefill_beside_decodes is not None:
+            budget = min(budget, self._settings.max_prefill_beside_decodes)
         for sequence in list(self._running):
             if budget == 0:
                 break

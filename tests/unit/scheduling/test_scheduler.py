@@ -1,5 +1,6 @@
 """Random schedules leak nothing and change nobody's tokens."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,18 @@ def test_decodes_come_first_and_prefill_takes_the_rest() -> None:
     world.step()
     rows = world.runner.batches[-1].rows
     assert [(row.sequence_id, len(row.token_ids)) for row in rows] == [(first, 1), (second, 8)]
+
+
+def test_prompts_beside_decodes_are_bounded() -> None:
+    world = World(dataclasses.replace(SMALL, max_prefill_beside_decodes=3))
+    first = world.submit((8,) * 4, BASE_STACK, 20, ignore_eos=True)
+    world.step()
+    second = world.submit((9,) * 20, BASE_STACK, 4, ignore_eos=True)
+    world.step()
+    rows = world.runner.batches[-1].rows
+    assert [(row.sequence_id, len(row.token_ids)) for row in rows] == [(first, 1), (second, 3)]
+    world.drain()
+    assert world.tokens[second] == world.expected(second)
 
 
 def test_equal_prefixes_share_blocks_but_never_across_adapters() -> None:
