@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 
-_CPU_PREFILL_BESIDE_DECODES = 32
+_NATIVE_PREFILL_BESIDE_DECODES = 32
 
 
 class _Server(uvicorn.Server):
@@ -134,7 +134,7 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
     settings = SchedulerSettings(
         max_num_sequences=config.max_num_sequences,
         max_batch_tokens=config.max_batch_tokens,
-        max_prefill_beside_decodes=_prefill_beside_decodes(config, model.device),
+        max_prefill_beside_decodes=_prefill_beside_decodes(config, model.backend),
         max_waiting=config.max_waiting,
         max_model_len=model.max_model_len,
         max_adapters_per_step=config.max_adapters_per_step,
@@ -161,10 +161,13 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
     )
 
 
-def _prefill_beside_decodes(config: ServerConfig, device: str) -> int | None:
-    """On a CPU a prompt token costs about what a decoding row does; on a GPU far less."""
-    if config.max_prefill_beside_decodes is None and device == "cpu":
-        return _CPU_PREFILL_BESIDE_DECODES
+def _prefill_beside_decodes(config: ServerConfig, backend: str) -> int | None:
+    """In the native kernels a prompt token costs about what a decoding row does.
+
+    On a GPU, and in plain torch, a step has a high price of its own: few large chunks are better.
+    """
+    if config.max_prefill_beside_decodes is None and backend.startswith("native"):
+        return _NATIVE_PREFILL_BESIDE_DECODES
     return config.max_prefill_beside_decodes
 
 
