@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,31 @@ async def test_loading_an_adapter_disturbs_no_stream(url: str, workspace: Path) 
         gone = await plain.post("/v1/unload_lora_adapter", json={"lora_name": "fresh"})
         assert gone.text == "Success: LoRA adapter 'fresh' removed successfully."
         assert (await plain.get("/v1/models/fresh")).status_code == 404
+
+
+def readme_block(language: str, containing: str) -> str:
+    """The fenced block of the README that holds `containing`, as a user would paste it."""
+    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+    return next(
+        block.removeprefix(language)
+        for block in blocks
+        if block.startswith(language) and containing in block
+    )
+
+
+def test_the_readmes_first_requests_work(url: str) -> None:
+    port = url.rpartition(":")[2]
+    script = readme_block("python", "OpenAI(").replace("8000", port)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.startswith("polite@1:0.7+poet@1:0.3 ")
+    command = readme_block("sh", "curl -N").replace("8000", port)
+    streamed = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert streamed.stdout.rstrip().endswith("data: [DONE]")
+    assert '"model":"polite@1"' in streamed.stdout
 
 
 def test_metrics_add_up(client: OpenAI, url: str) -> None:
