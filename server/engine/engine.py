@@ -16,13 +16,14 @@ from server.core.errors import (
 )
 from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner, TokenStream
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
-from server.core.settings import PAGE_RANK, SchedulerSettings
+from server.core.settings import SchedulerSettings
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.step_loop import Finish, StepLoop, Stop, Submit
 from server.engine.stop import StopMatcher
 from server.scheduling.scheduler import Scheduler, SequenceUpdate
 from server.scheduling.sequence import Sequence as ScheduledSequence
+from server.scheduling.sequence import pages_for
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Engine:
                     f"{self._settings.max_lora_rank} (setting max_lora_rank)",
                     "model",
                 )
-            needed += -(-rank // PAGE_RANK)
+            needed += pages_for(member.adapter)
         if needed > self._settings.num_adapter_pages:
             raise AdapterTooLargeError(
                 f"this stack needs {needed} adapter pages; the bank has "
