@@ -1,6 +1,6 @@
 """One step, as data: what the scheduler grants, what the runner must do, what it brings back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from server.core.request import SamplingParams
@@ -48,6 +48,13 @@ class ScheduledBatch:
     @property
     def num_tokens(self) -> int:
         return sum(len(row.token_ids) for row in self.rows)
+
+    def without(self, sequence_ids: Iterable[int]) -> "ScheduledBatch":
+        """The batch without the rows of these sequences."""
+        gone = set(sequence_ids)
+        if not gone:
+            return self
+        return ScheduledBatch(tuple(row for row in self.rows if row.sequence_id not in gone))
 
 
 @dataclass(frozen=True, slots=True)

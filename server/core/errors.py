@@ -3,8 +3,10 @@
 SwitchyardError
 ├── RequestError            the caller's mistake: the message names the value, the limit, the remedy
 │   ├── PromptTooLongError
-│   └── AdapterTooLargeError
-├── AdapterUnavailableError the store has no such adapter, or it can no longer be loaded
+│   ├── AdapterTooLargeError
+│   └── PinLimitError       pinned adapters would fill the host cache
+├── AdapterUnavailableError the store has no such adapter
+├── AdapterUnreadableError  the store has it, but its files can't be served; says why
 ├── OverloadedError         the queue is full: try again after `retry_after_seconds`
 ├── UnsupportedModelError   the base model's architecture can't be served; says why
 ├── ConfigurationError      settings that contradict each other; lists all of them
@@ -37,8 +39,16 @@ class AdapterTooLargeError(RequestError):
     """An adapter, or all adapters of a stack together, exceed what the bank can hold."""
 
 
+class PinLimitError(RequestError):
+    """Pinned adapters and this one together exceed what the host cache may hold."""
+
+
 class AdapterUnavailableError(SwitchyardError):
-    """A named adapter isn't in the store, or its files can't be read."""
+    """A named adapter isn't in the store."""
+
+
+class AdapterUnreadableError(SwitchyardError):
+    """An adapter that the store has can't be served: its files are broken, or it has no effect."""
 
 
 class OverloadedError(SwitchyardError):

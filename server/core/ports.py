@@ -27,7 +27,7 @@ class AdapterLoader(Protocol):
     def load(self, adapter: AdapterVersion) -> HostAdapter:
         """Read, check and lay out one adapter.
 
-        Raises `AdapterUnavailableError` when its files can't be served, saying why.
+        Raises `AdapterUnreadableError` when its files can't be served, saying why.
         """
         ...
 

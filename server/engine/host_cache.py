@@ -52,7 +52,7 @@ class HostAdapterCache:
     async def get(self, adapter: AdapterVersion) -> HostAdapter:
         """The adapter, from memory or from disk; callers for the same digest share one load.
 
-        Raises `AdapterUnavailableError` when it can't be loaded; the next call tries again.
+        Raises `AdapterUnreadableError` when it can't be loaded; the next call tries again.
         """
         self._versions[adapter.digest] = adapter
         cached = self._adapters.get(adapter.digest)

@@ -128,32 +128,44 @@ class StepLoop:
             raise RuntimeError("the scheduler has work but can't run any of it")
         start = time.perf_counter()
         self._observe_queue(plan.batch, start)
-        try:
-            self._place(plan)
-            output = self._runner.execute(plan.batch)
-        except Exception as error:  # the boundary: a failed step is its requests' failure only
-            logger.exception("a step over %d rows failed", len(plan.batch.rows))
-            for placement in plan.placements:
-                self._scheduler.forget_placement(placement.digest)
-            updates = self._scheduler.fail_batch(plan.batch, f"the step failed: {error}")
-        else:
-            updates = self._scheduler.update(plan.batch, output)
-            self._metrics.model_seconds.inc(output.model_seconds)
-        self._observe(plan.batch, time.perf_counter() - start)
+        updates = self._place(plan)
+        batch = plan.batch.without(update.sequence_id for update in updates)
+        if batch.rows:
+            updates += self._execute(plan, batch)
+        self._observe(batch, time.perf_counter() - start)
         self._publish(updates)
 
-    def _place(self, plan: StepPlan) -> None:
+    def _execute(self, plan: StepPlan, batch: ScheduledBatch) -> list[SequenceUpdate]:
+        try:
+            output = self._runner.execute(batch)
+        except Exception as error:  # the boundary: a failed step is its requests' failure only
+            logger.exception("a step over %d rows failed", len(batch.rows))
+            for placement in plan.placements:
+                self._scheduler.forget_placement(placement.digest)
+            return self._scheduler.fail_batch(batch, f"the step failed: {error}")
+        self._metrics.model_seconds.inc(output.model_seconds)
+        return self._scheduler.update(batch, output)
+
+    def _place(self, plan: StepPlan) -> list[SequenceUpdate]:
+        """Fill the granted pages; returns the ends of sequences whose adapter can't be placed."""
+        failed: list[SequenceUpdate] = []
         if not plan.placements:
-            return
+            return failed
         held = {a.digest: a for adapters in self._adapters_of.values() for a in adapters}
         for placement in plan.placements:
             adapter = held.get(placement.digest)
             if adapter is None:
                 # Its only user went away in the meantime, so nobody reads these pages.
                 self._scheduler.forget_placement(placement.digest)
-            else:
+                continue
+            try:
                 self._runner.place_adapter(placement.pages, adapter)
+            except Exception as error:  # the boundary: it is the failure of its users only
+                logger.exception("adapter %s can't be placed on the device", placement.digest)
+                reason = f"its adapter can't be placed on the device: {error}"
+                failed += self._scheduler.fail_adapter(placement.digest, reason)
         self._resident = self._scheduler.slots.resident()
+        return failed
 
     def _publish(self, updates: Sequence[SequenceUpdate]) -> None:
         for update in updates:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.errors import DocumentError
 from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
-from server.core.errors import AdapterUnavailableError
+from server.core.errors import AdapterUnreadableError
 from server.core.settings import PAGE_RANK
 from server.core.stack import AdapterVersion
 from server.model.page_layout import ModulePlace, PageLayout
@@ -52,13 +52,13 @@ class PagedAdapterLoader:
     def load(self, adapter: AdapterVersion) -> PagedAdapter:
         """Read one adapter's folder into pages.
 
-        Raises `AdapterUnavailableError` when a file can't be read, a value isn't finite, a shape
+        Raises `AdapterUnreadableError` when a file can't be read, a value isn't finite, a shape
         doesn't fit, nothing matches this base, or every B is zero (the adapter has no effect).
         """
         try:
             return self._load(adapter)
         except (OSError, SafetensorError, ValueError, DocumentError) as error:
-            raise AdapterUnavailableError(
+            raise AdapterUnreadableError(
                 f"adapter {adapter.label} can't be served: {error}"
             ) from error
 

@@ -171,6 +171,15 @@ class Scheduler:
                 updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.ERROR, error))
         return updates
 
+    def fail_adapter(self, digest: str, error: str) -> list[SequenceUpdate]:
+        """End every running sequence that needs an adapter whose granted pages can't be filled."""
+        updates = []
+        for sequence in [s for s in self._running if digest in s.adapter_pages]:
+            self.finish(sequence.sequence_id, FinishReason.ERROR)
+            updates.append(SequenceUpdate(sequence.sequence_id, None, FinishReason.ERROR, error))
+        self.forget_placement(digest)
+        return updates
+
     def forget_placement(self, digest: str) -> None:
         """The pages of a granted placement were not filled: let the next user ask for it again.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.core.batch import ScheduledBatch, StepOutput
-from server.core.errors import AdapterUnavailableError
+from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterStack, AdapterVersion
 from server.scheduling.sequence import pages_for
 
@@ -34,13 +34,13 @@ class FakeLoader:
     def load(self, adapter: AdapterVersion) -> FakeHostAdapter:
         self.loads.append(adapter.digest)
         if adapter.name.startswith("broken"):
-            raise AdapterUnavailableError(f"adapter {adapter.label} can't be served: broken")
+            raise AdapterUnreadableError(f"adapter {adapter.label} can't be served: broken")
         return FakeHostAdapter(adapter.digest, pages_for(adapter))
 
 
 class FakeRunner:
     """See the module docstring. `fail_on` makes a step over that token raise;
-    `step_seconds` is how long a step takes."""
+    `step_seconds` is how long a step takes; adapters in `unplaceable` can't be placed."""
 
     def __init__(
         self, block_size: int, *, fail_on: int | None = None, step_seconds: float = 0.0
@@ -51,8 +51,11 @@ class FakeRunner:
         self.cache: dict[tuple[int, int], tuple[int, str]] = {}
         self.bank: dict[int, str] = {}
         self.batches: list[ScheduledBatch] = []
+        self.unplaceable: set[str] = set()
 
     def place_adapter(self, pages: Sequence[int], adapter: FakeHostAdapter) -> None:
+        if adapter.digest in self.unplaceable:
+            raise RuntimeError("the copy to the device failed")
         for index, page in enumerate(pages):
             self.bank[page] = f"{adapter.digest}/{index}"
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from server.core.errors import (
     AdapterTooLargeError,
-    AdapterUnavailableError,
+    AdapterUnreadableError,
     EngineDeadError,
     OverloadedError,
     PromptTooLongError,
@@ -156,7 +156,7 @@ async def test_a_broken_adapter_fails_its_own_request_only() -> None:
             collect(harness.engine, request(stack=stack("broken"))),
             return_exceptions=True,
         )
-        assert isinstance(bad, AdapterUnavailableError)
+        assert isinstance(bad, AdapterUnreadableError)
         assert isinstance(good, list)
         assert text_of(good) == expected_text(request())
 
@@ -168,6 +168,22 @@ async def test_a_failed_step_fails_its_requests_and_the_engine_goes_on() -> None
         assert "token 50 breaks this model" in (failed[-1].error or "")
         wanted = request(stack=stack("a"))
         assert text_of(await collect(harness.engine, wanted)) == expected_text(wanted)
+
+
+async def test_a_failed_placement_fails_only_those_who_need_the_adapter() -> None:
+    async with running() as harness:
+        harness.runner.unplaceable.add("digest-lost")
+        stacks = [stack("a"), stack("lost"), BASE_STACK, stack("a", "lost")]
+        wanted = [request((8, 9, 8 + i), stacks[i]) for i in range(4)]
+        answers = await asyncio.gather(*(collect(harness.engine, w) for w in wanted))
+        for i in (0, 2):
+            assert text_of(answers[i]) == expected_text(wanted[i])
+        for i in (1, 3):
+            assert answers[i][-1].finish_reason is FinishReason.ERROR
+            assert "can't be placed" in (answers[i][-1].error or "")
+        harness.runner.unplaceable.clear()
+        again = await collect(harness.engine, wanted[3])
+        assert text_of(again) == expected_text(wanted[3]), "the next user asks for it again"
 
 
 async def test_refusals_name_value_limit_and_remedy() -> None:
