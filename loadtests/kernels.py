@@ -21,7 +21,6 @@ from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.native.build import load_native
 from adapters.base.native.llama import PHASES, LlamaLayer, LlamaShape, NativeLlama
 from adapters.base.native.ops import (
-    PAGE_RANK,
     NativeBank,
     NativeOps,
     PagedBatch,
@@ -30,6 +29,7 @@ from adapters.base.native.ops import (
     WorkList,
 )
 from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes, pack_nf4
+from adapters.rank_pages import PAGE_RANK, pages_for_rank
 
 SMOLLM2_SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LLAMA_7B_SHAPES = ((4096, 4096), (22016, 4096), (4096, 11008))
@@ -207,7 +207,7 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
         a_offsets.append(page_elements)
         b_offsets.append(page_elements + PAGE_RANK * num_inputs)
         page_elements += PAGE_RANK * (num_inputs + num_outputs)
-    num_pages = num_adapters * rank // PAGE_RANK
+    num_pages = num_adapters * pages_for_rank(rank)
     pages = ops.library.arena.zeros(num_pages * page_elements, torch.bfloat16)
     pages = pages.fill_(0.01).view(num_pages, page_elements)
     bank = NativeBank(
@@ -218,7 +218,7 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
     )  # fmt: skip
     weight_bytes = embedding.size_bytes + sum(w.size_bytes for w in weights)
     return StepModel(
-        llama, bank, weight_bytes, page_elements * 2 * rank // PAGE_RANK,
+        llama, bank, weight_bytes, page_elements * 2 * pages_for_rank(rank),
         num_layers * 2 * 3 * 64 * 2,
     )  # fmt: skip
 
@@ -226,7 +226,7 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
 def bench_step(ops: NativeOps, rounds: int, rank: int = 16) -> None:
     """Whole steps of SmolLM2-135M's shape: rows x distinct adapters, and a prefill chunk."""
     model = make_step_model(ops, num_adapters=32, rank=rank)
-    pages_each = rank // PAGE_RANK
+    pages_each = pages_for_rank(rank)
     print(f"\nwhole step, SmolLM2-135M shape, NF4, bf16 head, rank {rank}, all linears adapted")
     print(
         f"{'rows':>5} {'new':>5} {'context':>8} {'adapters':>9} {'ms median':>10} {'ms best':>8}"

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import torch
 
 from adapters.base.quantization import QuantizationSpec
+from adapters.rank_pages import pages_for_rank
 from loadtests.command import Report, add_base, make_parser, run_command
 from loadtests.memory_bandwidth import read_bandwidth
 from loadtests.report import format_table
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
-from server.core.settings import PAGE_RANK
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.host_adapter import PagedAdapter
 from server.model.native import leave_cores_to_kernels
@@ -94,7 +94,7 @@ def batch_pages(num_rows: int) -> dict[str, list[tuple[int, ...]]]:
     uniform: dict[int, list[tuple[int, ...]]] = {}
     first = 0
     for rank in RANKS:
-        each = -(-rank // PAGE_RANK)
+        each = pages_for_rank(rank)
         starts = range(first, first + num_rows * each, each)
         uniform[rank] = [tuple(range(start, start + each)) for start in starts]
         first += num_rows * each

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
+from adapters.rank_pages import PAGE_RANK
 from server.core.errors import ConfigurationError
-
-PAGE_RANK = 8
-"""Rank components in one adapter page (see docs/adr/0002)."""
 
 
 @dataclass(frozen=True, slots=True)

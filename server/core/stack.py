@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.rank_pages import pages_for_rank
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
@@ -25,6 +27,11 @@ class AdapterVersion:
     def label(self) -> str:
         """`name@version`, as answers and metrics print it."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def num_pages(self) -> int:
+        """Bank pages that it needs."""
+        return pages_for_rank(self.rank)
 
 
 @dataclass(frozen=True, slots=True)

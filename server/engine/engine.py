@@ -23,7 +23,6 @@ from server.engine.step_loop import Finish, StepLoop, Stop, Submit
 from server.engine.stop import StopMatcher
 from server.scheduling.scheduler import Scheduler, SequenceUpdate
 from server.scheduling.sequence import Sequence as ScheduledSequence
-from server.scheduling.sequence import pages_for
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ class Engine:
                     f"{self._settings.max_lora_rank} (setting max_lora_rank)",
                     "model",
                 )
-            needed += pages_for(member.adapter)
+            needed += member.adapter.num_pages
         if needed > self._settings.num_adapter_pages:
             raise AdapterTooLargeError(
                 f"this stack needs {needed} adapter pages; the bank has "

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from server.model.geometry import AttentionOptions
+
 ATTENTION_NAME = "switchyard_paged"
 
 
@@ -23,11 +25,7 @@ class StepAttention(Protocol):
         queries_THD: torch.Tensor,
         keys_THD: torch.Tensor,
         values_THD: torch.Tensor,
-        *,
-        scale: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        slopes_H: torch.Tensor | None = None,
+        options: AttentionOptions,
     ) -> torch.Tensor:
         """Store keys and values, attend, and return [T, H, D]."""
         ...
@@ -60,8 +58,10 @@ def _attention_forward(
         query_1HTD[0].transpose(0, 1),
         key_1KTD[0].transpose(0, 1),
         value_1KTD[0].transpose(0, 1),
-        scale=scaling if scaling is not None else query_1HTD.shape[-1] ** -0.5,
-        sliding_window=sliding_window,
-        softcap=softcap,
+        AttentionOptions(
+            scale=scaling if scaling is not None else query_1HTD.shape[-1] ** -0.5,
+            sliding_window=sliding_window,
+            softcap=softcap,
+        ),
     )
     return out_THD[None], None

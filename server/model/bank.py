@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from server.core.settings import PAGE_RANK
+from adapters.rank_pages import PAGE_RANK
 from server.model.host_adapter import PagedAdapter
 from server.model.page_layout import ModulePlace, PageLayout
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from server.model.geometry import AttentionOptions
 from server.model.step_context import StepContext
 
 
@@ -38,10 +39,10 @@ class BloomPagedAttention(nn.Module):
             queries,
             keys,
             values,
-            scale=1.0 / math.sqrt(self._head_dim),
-            sliding_window=None,
-            softcap=None,
-            slopes_H=self._slopes_H.to(hidden_states.device),
+            AttentionOptions(
+                scale=1.0 / math.sqrt(self._head_dim),
+                slopes_H=self._slopes_H.to(hidden_states.device),
+            ),
         )
         return residual + self.dense(out_THD.flatten(1)[None]), None
 

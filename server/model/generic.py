@@ -16,7 +16,7 @@ from server.model.adapter_linear import AdapterLinear
 from server.model.attention_interface import ATTENTION_NAME, StepAttention, register_attention
 from server.model.bank import AdapterBank
 from server.model.bloom import adopt_bloom
-from server.model.geometry import AttentionGeometry, LayerAttention
+from server.model.geometry import AttentionGeometry, AttentionOptions, LayerAttention
 from server.model.kernels.backends import Attend, KernelBackend, StepWork, reference_backend
 from server.model.kv_cache import KVCache
 from server.model.step_context import StepContext
@@ -38,16 +38,10 @@ class _Probe:
         queries_THD: torch.Tensor,
         keys_THD: torch.Tensor,
         values_THD: torch.Tensor,
-        *,
-        scale: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        slopes_H: torch.Tensor | None = None,
+        options: AttentionOptions,
     ) -> torch.Tensor:
         _, num_kv_heads, key_dim = keys_THD.shape
-        self.layers[layer] = LayerAttention(
-            num_kv_heads, key_dim, values_THD.shape[2], scale, sliding_window, softcap
-        )
+        self.layers[layer] = LayerAttention(num_kv_heads, key_dim, values_THD.shape[2], options)
         return queries_THD.new_zeros(*queries_THD.shape[:2], values_THD.shape[2])
 
 
@@ -65,23 +59,10 @@ class _PagedAttention:
         queries_THD: torch.Tensor,
         keys_THD: torch.Tensor,
         values_THD: torch.Tensor,
-        *,
-        scale: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        slopes_H: torch.Tensor | None = None,
+        options: AttentionOptions,
     ) -> torch.Tensor:
         self.cache.write(layer, self.step.slot_mapping, keys_THD, values_THD)
-        return self.attend(
-            queries_THD,
-            self.cache,
-            layer,
-            self.step,
-            scale=scale,
-            sliding_window=sliding_window,
-            softcap=softcap,
-            slopes_H=slopes_H,
-        )
+        return self.attend(queries_THD, self.cache, layer, self.step, options)
 
 
 class GenericModel:

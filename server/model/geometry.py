@@ -2,17 +2,31 @@
 
 from dataclasses import dataclass
 
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionOptions:
+    """What a layer does to its scores, as its own modelling code asks for it.
+
+    scores = softcap(scale * q.k) - slope of the head * distance, where a query sees the
+    `sliding_window` newest tokens, itself included. `slopes_H` are ALiBi slopes (arXiv:2108.12409).
+    """
+
+    scale: float
+    sliding_window: int | None = None
+    softcap: float | None = None
+    slopes_H: torch.Tensor | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class LayerAttention:
-    """How one layer attends: as its own modelling code calls the attention function."""
+    """How one layer attends. Dimensions are per head."""
 
     num_kv_heads: int
     key_dim: int
     value_dim: int
-    scale: float
-    sliding_window: int | None
-    softcap: float | None
+    options: AttentionOptions
 
 
 @dataclass(frozen=True, slots=True)

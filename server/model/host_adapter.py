@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.errors import DocumentError
 from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
+from adapters.rank_pages import PAGE_RANK, pages_for_rank
 from server.core.errors import AdapterUnreadableError
-from server.core.settings import PAGE_RANK
 from server.core.stack import AdapterVersion
 from server.model.page_layout import ModulePlace, PageLayout
 
@@ -68,8 +68,7 @@ class PagedAdapterLoader:
         unmatched = sorted(set(factors) - set(self._places))
         if unmatched:
             raise ValueError(f"modules that this base doesn't have: {', '.join(unmatched[:5])}")
-        num_pages = -(-adapter.rank // PAGE_RANK)
-        pages = torch.zeros(num_pages, self._layout.page_elements, dtype=self._dtype)
+        pages = torch.zeros(adapter.num_pages, self._layout.page_elements, dtype=self._dtype)
         scales = torch.zeros(len(self._layout.places))
         has_effect = False
         for module, sides in factors.items():
@@ -92,7 +91,7 @@ class PagedAdapterLoader:
         end = place.b_offset + PAGE_RANK * place.out_features
         b = pages[:, place.b_offset : end].view(-1, PAGE_RANK, place.out_features)
         rank = a_RK.shape[0]
-        for page in range(-(-rank // PAGE_RANK)):
+        for page in range(pages_for_rank(rank)):
             rows = slice(page * PAGE_RANK, min(rank, (page + 1) * PAGE_RANK))
             height = rows.stop - rows.start
             a[page, :height] = a_RK[rows].to(self._dtype)

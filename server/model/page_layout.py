@@ -9,7 +9,7 @@ isn't a multiple of PAGE_RANK is padded with zeros, which add nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.core.settings import PAGE_RANK
+from adapters.rank_pages import PAGE_RANK
 
 
 @dataclass(frozen=True, slots=True)

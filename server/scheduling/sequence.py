@@ -6,13 +6,7 @@ from enum import Enum
 
 from server.core.batch import WorkItem
 from server.core.request import FinishReason, SamplingParams
-from server.core.settings import PAGE_RANK
-from server.core.stack import AdapterStack, AdapterVersion
-
-
-def pages_for(adapter: AdapterVersion) -> int:
-    """Bank pages that an adapter needs."""
-    return -(-adapter.rank // PAGE_RANK)
+from server.core.stack import AdapterStack
 
 
 class SequencePhase(Enum):
@@ -54,7 +48,7 @@ class Sequence:
         self.work: tuple[WorkItem, ...] = ()
         self.finish_reason: FinishReason | None = None
         # The same bytes under two names are one adapter to the bank.
-        self.adapter_pages = {m.adapter.digest: pages_for(m.adapter) for m in stack.members}
+        self.adapter_pages = {m.adapter.digest: m.adapter.num_pages for m in stack.members}
 
     @property
     def num_generated(self) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterStack, AdapterVersion
-from server.scheduling.sequence import pages_for
 
 VOCABULARY = 97
 
@@ -35,7 +34,7 @@ class FakeLoader:
         self.loads.append(adapter.digest)
         if adapter.name.startswith("broken"):
             raise AdapterUnreadableError(f"adapter {adapter.label} can't be served: broken")
-        return FakeHostAdapter(adapter.digest, pages_for(adapter))
+        return FakeHostAdapter(adapter.digest, adapter.num_pages)
 
 
 class FakeRunner:
@@ -102,7 +101,7 @@ def expected_tokens(
     adapters = "+".join(
         f"{member.adapter.digest}/{page}*{member.scale}"
         for member in stack.members
-        for page in range(pages_for(member.adapter))
+        for page in range(member.adapter.num_pages)
     )
     tokens = list(prompt)
     while len(tokens) < len(prompt) + count:

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from server.core.settings import PAGE_RANK
+from adapters.rank_pages import PAGE_RANK
 from server.model.kernels import triton_adapters, triton_attention
 from server.model.kernels.work_plan import TILE_TOKENS, UNIT_ITEMS
 

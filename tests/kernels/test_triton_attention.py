@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from server.model.geometry import AttentionOptions
 from server.model.kernels import reference, triton_attention
 from server.model.kv_cache import KVCache
 from server.model.step_inputs import StepInputs
@@ -37,11 +38,9 @@ def run(
         num_blocks=num_blocks, block_size=block_size, dtype=dtype,
     )  # fmt: skip
     queries = make_queries(step, heads, key_dim, dtype)
-    arguments: dict[str, Any] = {
-        "scale": key_dim**-0.5, "sliding_window": None, "softcap": None, **options,
-    }  # fmt: skip
-    got = triton_attention.attend(queries, cache, 1, step, piece_tokens=piece_tokens, **arguments)
-    return got, reference.attend(queries, cache, 1, step, **arguments)
+    attention = AttentionOptions(scale=key_dim**-0.5, **options)
+    got = triton_attention.attend(queries, cache, 1, step, attention, piece_tokens=piece_tokens)
+    return got, reference.attend(queries, cache, 1, step, attention)
 
 
 def make_queries(step: StepInputs, heads: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
@@ -113,5 +112,5 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch() -> None:
 
 def attend(queries: torch.Tensor, cache: KVCache, step: StepInputs) -> torch.Tensor:
     return triton_attention.attend(
-        queries, cache, 0, step, scale=0.25, sliding_window=None, softcap=None, piece_tokens=64
+        queries, cache, 0, step, AttentionOptions(scale=0.25), piece_tokens=64
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from server.model.cuda_graphs import StaticDecodeInputs
+from server.model.geometry import AttentionOptions
 from server.model.kernels import reference, triton_attention
 from server.model.kernels.backends import choose_backend
 from server.model.kernels.triton_adapters import TritonAdapterWork
@@ -87,8 +88,8 @@ def test_kernels_over_a_padded_static_step() -> None:
         dtype=torch.float32,
     )  # fmt: skip
     queries = torch.arange(6 * 4 * 16, device=device()).view(6, 4, 16).cos()
-    options: dict[str, Any] = {"scale": 0.25, "sliding_window": None, "softcap": None}
-    attended = triton_attention.attend(queries[:4], cache, 0, step, **options)
-    static = triton_attention.attend(queries, cache, 0, inputs.step, **options)
+    options = AttentionOptions(scale=0.25)
+    attended = triton_attention.attend(queries[:4], cache, 0, step, options)
+    static = triton_attention.attend(queries, cache, 0, inputs.step, options)
     assert torch.equal(static[:4], attended)
     assert static.isfinite().all()

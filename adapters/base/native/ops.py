@@ -15,9 +15,7 @@ from torch import Tensor
 from adapters.base.native import abi
 from adapters.base.native.build import NativeLibrary
 from adapters.base.native.weights import PackedWeight, require_tensor
-
-PAGE_RANK = 8
-"""Rank components in one adapter page."""
+from adapters.rank_pages import PAGE_RANK
 
 _LANES = 16
 

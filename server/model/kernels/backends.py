@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kernels.work_plan import WorkTables
 from server.model.kv_cache import KVCache
@@ -52,11 +53,7 @@ class Attend(Protocol):
         cache: KVCache,
         layer: int,
         step: StepInputs,
-        *,
-        scale: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        slopes_H: torch.Tensor | None = None,
+        options: AttentionOptions,
     ) -> torch.Tensor:
         """[T, H, D], in the dtype of the queries."""
         ...

@@ -19,6 +19,7 @@ from adapters.base.native.ops import (
     WorkList,
 )
 from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes
+from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kernels.backends import KernelBackend
 from server.model.kv_cache import KVCache
@@ -110,32 +111,19 @@ def native_backend(ops: NativeOps, bank: NativeBank, layout: PageLayout) -> Kern
         cache: KVCache,
         layer: int,
         step: StepInputs,
-        *,
-        scale: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        slopes_H: torch.Tensor | None = None,
+        options: AttentionOptions,
     ) -> torch.Tensor:
         keys, values = cache.keys[layer], cache.values[layer]
-        if slopes_H is not None or keys.shape != values.shape:
-            return reference.attend(
-                queries_THD,
-                cache,
-                layer,
-                step,
-                scale=scale,
-                sliding_window=sliding_window,
-                softcap=softcap,
-                slopes_H=slopes_H,
-            )
+        if options.slopes_H is not None or keys.shape != values.shape:
+            return reference.attend(queries_THD, cache, layer, step, options)
         return ops.attention(
             queries_THD.contiguous(),
             keys,
             values,
             PagedBatch(step.query_starts, step.seq_lens, step.block_tables),
-            scale=scale,
-            window=sliding_window or 0,
-            softcap=softcap or 0.0,
+            scale=options.scale,
+            window=options.sliding_window or 0,
+            softcap=options.softcap or 0.0,
         )
 
     def make_linear(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ Q query tokens of a row, D head dim.
 
 import torch
 
+from server.model.geometry import AttentionOptions
 from server.model.kv_cache import KVCache
 from server.model.page_layout import ModulePlace
 from server.model.step_inputs import StepInputs
@@ -16,27 +17,21 @@ def attend(
     cache: KVCache,
     layer: int,
     step: StepInputs,
-    *,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float | None,
-    slopes_H: torch.Tensor | None = None,
+    options: AttentionOptions,
 ) -> torch.Tensor:
     """Causal attention of every row over its own cached tokens; returns [T, H, D].
 
-    Scores and softmax in float32. `slopes_H` are ALiBi slopes (arXiv:2108.12409). Decode rows run
-    as one padded batch, prefill chunks one by one.
+    Scores and softmax in float32. Decode rows run as one padded batch, prefill chunks one by one.
     """
     out = queries_THD.new_empty(*queries_THD.shape[:2], cache.values.shape[-1])
     num_decode = step.num_decode_rows
-    options = (scale, sliding_window, softcap, slopes_H)
     if num_decode:
         lens = step.seq_lens[:num_decode]
         num_blocks = -(-(max(step.starts[:num_decode]) + 1) // cache.block_size)
         blocks = step.block_tables[:num_decode, :num_blocks].long()
         keys, values = cache.read(layer, blocks)
         attended = _attend_rows(
-            queries_THD[:num_decode, None], keys, values, (lens - 1)[:, None], *options
+            queries_THD[:num_decode, None], keys, values, (lens - 1)[:, None], options
         )
         out[:num_decode] = attended[:, 0]
     first = num_decode
@@ -46,7 +41,7 @@ def attend(
         keys, values = cache.read(layer, step.block_tables[row : row + 1, :num_blocks].long())
         tokens = slice(first, first + length)
         out[tokens] = _attend_rows(
-            queries_THD[None, tokens], keys, values, step.positions[None, tokens], *options
+            queries_THD[None, tokens], keys, values, step.positions[None, tokens], options
         )[0]
         first += length
     return out
@@ -57,10 +52,7 @@ def _attend_rows(
     keys_RLKD: torch.Tensor,
     values_RLKD: torch.Tensor,
     positions_RQ: torch.Tensor,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float | None,
-    slopes_H: torch.Tensor | None,
+    options: AttentionOptions,
 ) -> torch.Tensor:
     num_rows, num_queries, num_heads, _ = queries_RQHD.shape
     length, num_kv_heads = keys_RLKD.shape[1:3]
@@ -68,16 +60,16 @@ def _attend_rows(
     queries = queries_RQHD.view(num_rows, num_queries, num_kv_heads, group, -1)
     queries = queries.permute(0, 2, 3, 1, 4)
     queries = queries.reshape(num_rows, num_kv_heads, group * num_queries, -1)
-    scores = (queries @ keys_RLKD.permute(0, 2, 3, 1)).float() * scale
+    scores = (queries @ keys_RLKD.permute(0, 2, 3, 1)).float() * options.scale
     scores = scores.view(num_rows, num_heads, num_queries, length)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
     distance_RQL = positions_RQ[:, :, None] - torch.arange(length, device=scores.device)
-    if slopes_H is not None:
-        scores = scores - slopes_H[None, :, None, None] * distance_RQL[:, None]
+    if options.slopes_H is not None:
+        scores = scores - options.slopes_H[None, :, None, None] * distance_RQL[:, None]
     hidden = distance_RQL < 0
-    if sliding_window is not None:
-        hidden |= distance_RQL >= sliding_window
+    if options.sliding_window is not None:
+        hidden |= distance_RQL >= options.sliding_window
     weights = scores.masked_fill(hidden[:, None], float("-inf")).softmax(-1)
     weights = weights.to(values_RLKD.dtype).view(num_rows, num_kv_heads, group * num_queries, -1)
     out: torch.Tensor = weights @ values_RLKD.permute(0, 2, 1, 3)

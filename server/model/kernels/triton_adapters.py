@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from server.core.settings import PAGE_RANK
+from adapters.rank_pages import PAGE_RANK
 from server.model.kernels.work_plan import TILE_TOKENS, UNIT_ITEMS, WorkPlan, WorkTables
 from server.model.page_layout import ModulePlace
 from server.model.step_inputs import StepInputs

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from server.model.geometry import AttentionOptions
 from server.model.kv_cache import KVCache
 from server.model.step_inputs import StepInputs
 
@@ -33,11 +34,8 @@ def attend(
     cache: KVCache,
     layer: int,
     step: StepInputs,
+    options: AttentionOptions,
     *,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float | None,
-    slopes_H: torch.Tensor | None = None,
     piece_tokens: int = PIECE_TOKENS,
 ) -> torch.Tensor:
     """Causal attention of every row over its own cached tokens; returns [T, H, D].
@@ -49,17 +47,16 @@ def attend(
         queries_THD = queries_THD.contiguous()
     out_THD = queries_THD.new_empty(*queries_THD.shape[:2], cache.values.shape[-1])
     num_decode = step.num_decode_rows
-    options = (scale, sliding_window, softcap, slopes_H)
     if num_decode:
         longest = max(step.starts[:num_decode]) + 1
         num_pieces = triton.cdiv(longest, piece_tokens)
         _launch(
-            out_THD, queries_THD, cache, layer, step, *options,
+            out_THD, queries_THD, cache, layer, step, options,
             first_row=0, num_rows=num_decode, piece_tokens=piece_tokens, num_pieces=num_pieces,
         )  # fmt: skip
     if num_decode < step.num_rows:
         _launch(
-            out_THD, queries_THD, cache, layer, step, *options,
+            out_THD, queries_THD, cache, layer, step, options,
             first_row=num_decode, num_rows=step.num_rows - num_decode,
             piece_tokens=_WHOLE, num_pieces=1,
         )  # fmt: skip
@@ -72,10 +69,7 @@ def _launch(
     cache: KVCache,
     layer: int,
     step: StepInputs,
-    scale: float,
-    sliding_window: int | None,
-    softcap: float | None,
-    slopes_H: torch.Tensor | None,
+    options: AttentionOptions,
     *,
     first_row: int,
     num_rows: int,
@@ -98,9 +92,10 @@ def _launch(
     pieces_THSD, pieces_max, pieces_sum = _piece_buffers(out_THD, num_pieces)
     _attend_kernel[(num_tiles, num_kv_heads, num_pieces)](
         out_THD, pieces_THSD, pieces_max, pieces_sum,
-        queries_THD, keys, values, slopes_H if slopes_H is not None else pieces_max,
+        queries_THD, keys, values, pieces_max if options.slopes_H is None else options.slopes_H,
         step.query_starts[first_row:], step.seq_lens[first_row:], step.block_tables[first_row:],
-        num_rows, scale, sliding_window or _WHOLE, softcap or 1.0, cache.block_size,
+        num_rows, options.scale, options.sliding_window or _WHOLE, options.softcap or 1.0,
+        cache.block_size,
         queries_THD.stride(0), queries_THD.stride(1),
         keys.stride(1), keys.stride(2), values.stride(1), values.stride(2),
         step.block_tables.stride(0), num_pieces, piece_tokens,
@@ -108,8 +103,8 @@ def _launch(
         BLOCK_KEY=max(16, triton.next_power_of_2(key_dim)),
         BLOCK_VALUE=max(16, triton.next_power_of_2(value_dim)),
         BLOCK_M=block_m, BLOCK_N=64 if widest <= 128 else 32,
-        TILE_QUERIES=tile_queries, IS_DECODE=is_decode, HAS_SOFTCAP=softcap is not None,
-        HAS_SLOPES=slopes_H is not None, HAS_PIECES=num_pieces > 1,
+        TILE_QUERIES=tile_queries, IS_DECODE=is_decode, HAS_SOFTCAP=options.softcap is not None,
+        HAS_SLOPES=options.slopes_H is not None, HAS_PIECES=num_pieces > 1,
     )  # fmt: skip
     if num_pieces > 1:
         _merge_kernel[(num_rows, num_heads)](

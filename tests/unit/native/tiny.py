@@ -12,7 +12,6 @@ from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.native.build import NativeLibrary
 from adapters.base.native.llama import LlamaLayer, LlamaShape, NativeLlama
 from adapters.base.native.ops import (
-    PAGE_RANK,
     NativeBank,
     NativeOps,
     PagedBatch,
@@ -21,6 +20,7 @@ from adapters.base.native.ops import (
     WorkList,
 )
 from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes
+from adapters.rank_pages import PAGE_RANK
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 64

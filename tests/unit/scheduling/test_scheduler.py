@@ -11,7 +11,7 @@ from server.core.request import FinishReason, SamplingParams
 from server.core.settings import SchedulerSettings
 from server.core.stack import BASE_STACK, AdapterStack, AdapterVersion, StackMember
 from server.scheduling.scheduler import Scheduler
-from server.scheduling.sequence import Sequence, pages_for
+from server.scheduling.sequence import Sequence
 from tests.fakes.runner import FakeHostAdapter, FakeRunner, expected_tokens
 
 EOS = frozenset({7})
@@ -105,7 +105,7 @@ stacks = st.lists(
     max_size=2,
     unique_by=lambda pair: pair[0].name,
 ).map(lambda pairs: AdapterStack(tuple(StackMember(a, s) for a, s in pairs)))
-fitting = stacks.filter(lambda s: sum(pages_for(m.adapter) for m in s.members) <= 5)
+fitting = stacks.filter(lambda s: sum(m.adapter.num_pages for m in s.members) <= 5)
 prompts = st.lists(st.integers(8, 11), min_size=1, max_size=20).map(tuple)
 actions = st.lists(
     st.one_of(
