@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.config import TrainerConfig
+from trainer.config.contradictions import CONTRADICTION, contradictions
+from trainer.config.pending import pending_problems
 from trainer.errors import ConfigError
 
 
@@ -53,16 +55,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read `path`, apply `--key value` pairs such as `--training.epochs 3`, and validate.
 
     Raises `ConfigError` with every problem that was found: unknown keys (with the nearest known
-    one), wrong types, values out of range, overrides that don't parse.
+    one), wrong types, values out of range, keys that exclude each other, features that aren't there
+    yet, overrides that don't parse.
     """
     document = _read(path)
     problems = _apply(document, overrides)
+    config: TrainerConfig | None = None
     try:
         config = TrainerConfig.model_validate(document)
     except ValidationError as error:
         problems += _explain_all(error)
-        raise ConfigError(problems) from None
-    if problems:
+    problems += contradictions(document)
+    problems += pending_problems(document, TrainerConfig)
+    if problems or config is None:
         raise ConfigError(problems)
     return LoadedConfig(config, path.resolve().parent)
 
@@ -129,6 +134,8 @@ def _explain_all(error: ValidationError) -> list[str]:
     """One line for each key: a union reports one error for each of its members."""
     lines: dict[str, str] = {}
     for details in error.errors():
+        if details["type"] == CONTRADICTION:
+            continue  # told from the document, where they come out even beside wrong values
         location = [part for part in details["loc"] if isinstance(part, str)]
         key = _dotted(location)
         line = _explain(details)

@@ -54,7 +54,7 @@ def build_manifest(
         name=config.name,
         created_unix_seconds=int(time.time()),
         method="lora",
-        rank=config.lora.r,
+        rank=config.rank,
         base=BaseLineage(
             reference=base.resolved.reference,
             revision=base.resolved.revision,
@@ -75,7 +75,7 @@ def build_manifest(
             num_eval_rows=len(data.held_out),
             counts={rule.value: count for rule, count in sorted(data.counts.items())},
         ),
-        config=config.model_dump(mode="json"),
+        config=config.document(),
         seed=config.seed,
         library_versions=library_versions(),
         metrics=dict(metrics),

@@ -61,7 +61,7 @@ def attach_adapter(model: nn.Module, config: TrainerConfig) -> Any:
     targets = lora.target_modules
     peft_config = LoraConfig(
         r=lora.r,
-        lora_alpha=_integer_if_whole(lora.effective_alpha),
+        lora_alpha=_integer_if_whole(config.alpha),
         lora_dropout=lora.dropout,
         target_modules=targets if isinstance(targets, str) else sorted(targets),
         init_lora_weights=True if lora.init == "default" else lora.init,

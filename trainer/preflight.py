@@ -85,7 +85,7 @@ def _run_table(ready: Preflight) -> Table:
     model: Any = base.model
     size = ready.num_parameters * _BYTES[config.publish.dtype]
     table = Table(title="Run", title_justify="left", show_header=False)
-    table.add_row("adapter", f"{config.name} ({config.method}, rank {config.lora.r})")
+    table.add_row("adapter", f"{config.name} ({config.method}, rank {config.rank})")
     table.add_row("base", f"{config.base} ({held if spec.is_quantized else 'unquantised'})")
     table.add_row("compute", f"{model.dtype} on {model.device}".replace("torch.", ""))
     table.add_row("chat template", f"{base.template.hash[:23]}... (loss masks check out)")

@@ -1,6 +1,5 @@
 """Where one run leaves its files: `RUNS/<name>/<timestamp>/`."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,7 @@ class RunFolder:
 
     def write_config(self, config: TrainerConfig) -> None:
         """The config with every default and override in it, as YAML that can be run again."""
-        document = json.loads(config.model_dump_json())
-        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(config.document(), sort_keys=False, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def write_text(self, name: str, text: str) -> None:

@@ -37,7 +37,7 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "num_train_epochs": 1,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": plan.gradient_accumulation,
-        "learning_rate": training.learning_rate,
+        "learning_rate": config.learning_rate,
         "lr_scheduler_type": training.schedule,
         "warmup_steps": plan.warmup_steps,
         "weight_decay": training.weight_decay,

@@ -237,7 +237,7 @@ def test_config_mistakes_come_all_at_once_without_a_traceback(base: Path, tmp_pa
     assert code == 2
     assert "lora.rnak: unknown key" in output
     assert "trainig: unknown key; did you mean training?" in output
-    assert "dora can't be trained yet" in output
+    assert "method: this method isn't there yet" in output
     assert "Traceback" not in output
 
 

@@ -31,8 +31,8 @@ def problems_of(path: Path, *overrides: str) -> tuple[str, ...]:
 def test_smallest_config_has_defaults_for_everything_else(tmp_path: Path) -> None:
     config = load_config(write(tmp_path)).config
     assert config.method == "qlora"
-    assert (config.lora.r, config.lora.effective_alpha, config.lora.dropout) == (16, 32, 0.05)
-    assert config.training.learning_rate == 2e-4
+    assert (config.lora.r, config.alpha, config.lora.dropout) == (16, 32, 0.05)
+    assert config.learning_rate == 2e-4
     assert config.data.eval == 0.05
     assert config.publish.gate == "eval_loss < base"
 
@@ -55,7 +55,7 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
     ]
     overrides += ["--lora.target_modules", "q_proj,v_proj", "--publish.alias", "false"]
     config = load_config(write(tmp_path), overrides).config
-    assert (config.lora.r, config.lora.effective_alpha, config.seed) == (8, 16, 3)
+    assert (config.lora.r, config.alpha, config.seed) == (8, 16, 3)
     assert config.training.learning_rate == 1e-3
     assert config.data.eval == "x"
     assert config.lora.target_modules == ("q_proj", "v_proj")
@@ -91,7 +91,10 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
     [
         (["--name", "no/slash"], "name: "),
         (["--name", "polite@3"], "without '@'"),
-        (["--method", "dora"], "dora can't be trained yet; use one of: lora, qlora"),
+        (
+            ["--method", "dora"],
+            "method: this method isn't there yet (it is 'dora'); use qlora, lora",
+        ),
         (["--method", "lra"], "method: "),
         (["--data.eval", "1.5"], "share of train must be above 0 and below 1"),
         (["--publish.gate", "loss is low"], "is no gate"),
@@ -142,4 +145,4 @@ def test_all_keys_are_dotted_and_complete() -> None:
 
 def test_written_config_loads_again(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), ["--lora.target_modules", "q_proj"]).config
-    assert TrainerConfig.model_validate_json(config.model_dump_json()) == config
+    assert TrainerConfig.model_validate(config.document()) == config

@@ -1,0 +1,35 @@
+"""Arguments that several subcommands take."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OVERRIDES: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of a command that takes `--key value` pairs of the config."""
+
+EPILOG = (
+    "Any key of the config can be given here too, dotted: --training.epochs 3 --lora.r 8 --seed 1"
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", envvar="SWITCHYARD_STORE", help="The adapter store.")
+]
+RunsPath = Annotated[
+    Path,
+    typer.Option("--runs", envvar="SWITCHYARD_RUNS", help="Where run folders (logs, curve) go."),
+]
+ServerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="SWITCHYARD_SERVER",
+        help="A running server, such as http://127.0.0.1:8000.",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="SWITCHYARD_API_KEY", help="For a server that wants one."),
+]

@@ -1,0 +1,37 @@
+"""`trainer run`: train, measure, publish."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from trainer import defaults
+from trainer.commands.options import EPILOG, OVERRIDES, ConfigPath, RunsPath, StorePath
+from trainer.commands.telling import EXIT_FAILED, load_libraries, told_in_one_line
+from trainer.config_loading import load_config
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run", context_settings=OVERRIDES, epilog=EPILOG)(run)
+
+
+def run(
+    context: typer.Context,
+    config: ConfigPath,
+    store: StorePath = Path(defaults.STORE),
+    runs: RunsPath = Path(defaults.RUNS),
+) -> None:
+    """Train an adapter, compare it with its base, and publish it if its gate holds.
+
+    Exit code 1 means that nothing was published.
+    """
+    console = Console()
+    with told_in_one_line(console):
+        loaded = load_config(config, context.args)
+        load_libraries(console)
+        from adapters.store import AdapterStore
+        from trainer.running import run_training
+
+        result = run_training(loaded, store=AdapterStore(store), runs=runs, console=console)
+        if result.stored is None:
+            raise typer.Exit(EXIT_FAILED)

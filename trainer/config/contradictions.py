@@ -1,0 +1,135 @@
+"""Keys that can't stand together, told for all of them at once.
+
+Works on the document as it was written, so that it can speak even where single values are wrong:
+values of the wrong type are passed over here and told by the schema.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import defaults
+from trainer.config.method import (
+    LORA_FAMILY,
+    PROMPT_FAMILY,
+    SECTION_METHODS,
+    LoraSection,
+    PromptSection,
+)
+from trainer.config.section import Section
+
+CONTRADICTION = "contradiction"
+"""pydantic's type of the error that `TrainerConfig` raises for them."""
+
+
+def contradictions(document: Mapping[str, Any]) -> list[str]:
+    """One line for each pair of keys in `document` that excludes the other."""
+    method = document.get("method", "qlora")
+    if not isinstance(method, str):
+        return []
+    return [
+        *_sections(document, method),
+        *_quantization(document, method),
+        *_lora(document, method),
+        *_adalora(document, method),
+        *_prompt(document, method),
+    ]
+
+
+def _sections(document: Mapping[str, Any], method: str) -> list[str]:
+    problems = [
+        f"{section}: has no effect with method {method}; it is for {', '.join(sorted(methods))}"
+        for section, methods in SECTION_METHODS.items()
+        if section in document and method not in methods
+    ]
+    if "preference" in document and document.get("objective", "sft") == "sft":
+        problems.append("preference: has no effect with objective sft; it is for dpo, orpo, kto")
+    return problems
+
+
+def _quantization(document: Mapping[str, Any], method: str) -> list[str]:
+    if "quantization" not in document:
+        return []
+    if method == "lora":
+        return [
+            "method lora trains on the unquantised base, so quantization has no effect; "
+            "remove it, or use method qlora"
+        ]
+    if method == "full":
+        return ["method full trains the base's own weights: quantization can't be given"]
+    if method == "qlora" and _get(document, "quantization", "scheme") == "none":
+        return ["quantization.scheme: none makes method qlora plain lora; write method: lora"]
+    return []
+
+
+def _lora(document: Mapping[str, Any], method: str) -> list[str]:
+    if method not in LORA_FAMILY:
+        return []
+    problems = []
+    init = _get(document, "lora", "init")
+    dora = method == "dora" or _get(document, "lora", "use_dora") is True
+    changed = isinstance(init, str) and init.startswith(("pissa", "olora"))
+    if changed and dora:
+        problems.append(f"lora.init: {init} can't be undone exactly under DoRA; use default")
+    if method == "adalora":
+        if init not in (None, "default"):
+            problems.append(f"lora.init: {init} has no effect with method adalora")
+        problems += [
+            f"lora.{key}: has no effect with method adalora{hint}"
+            for key, hint in (
+                ("r", "; see adalora.init_r and adalora.target_r"),
+                ("rank_pattern", ", which finds the ranks itself"),
+                ("alpha_pattern", ""),
+                ("use_dora", ""),
+                ("use_rslora", ""),
+                ("lr_ratio", ""),
+            )
+            if _changed(document, "lora", LoraSection, key)
+        ]
+    quantized = method != "lora" and _get(document, "quantization", "scheme") != "none"
+    if init == "loftq" and not quantized:
+        problems.append(
+            "lora.init: loftq makes up for the quantisation of the base, and this base isn't "
+            "quantised; use default"
+        )
+    return problems
+
+
+def _adalora(document: Mapping[str, Any], method: str) -> list[str]:
+    if method != "adalora":
+        return []
+    init_r, target_r = (_get(document, "adalora", key) for key in ("init_r", "target_r"))
+    init_r = defaults.ADALORA_INIT_RANK if init_r is None else init_r
+    target_r = defaults.ADALORA_TARGET_RANK if target_r is None else target_r
+    if isinstance(init_r, int) and isinstance(target_r, int) and target_r >= init_r:
+        return [f"adalora.target_r: {target_r} must be below adalora.init_r, which is {init_r}"]
+    return []
+
+
+def _prompt(document: Mapping[str, Any], method: str) -> list[str]:
+    if method not in PROMPT_FAMILY:
+        return []
+    problems = []
+    if _get(document, "data", "packing") is True:
+        problems.append(
+            f"data.packing: the virtual tokens of {method} stand before a whole sequence, so rows "
+            "can't share one; leave it off"
+        )
+    wanted: dict[str, tuple[str, ...]] = {"init_text": ("prompt_tuning",), "encoder": ("p_tuning",)}
+    wanted |= {"encoder_layers": ("p_tuning",), "encoder_hidden": ("p_tuning", "prefix_tuning")}
+    problems += [
+        f"prompt.{key}: has no effect with method {method}; it is for {', '.join(methods)}"
+        for key, methods in wanted.items()
+        if _changed(document, "prompt", PromptSection, key) and method not in methods
+    ]
+    return problems
+
+
+def _changed(document: Mapping[str, Any], section: str, model: type[Section], key: str) -> bool:
+    """Whether the key is given and isn't at its default, which a written-out config repeats."""
+    default = model.model_fields[key].get_default(call_default_factory=True)
+    return _get(document, section, key) not in (None, default)
+
+
+def _get(document: Mapping[str, Any], section: str, key: str) -> Any:
+    inner = document.get(section)
+    return inner.get(key) if isinstance(inner, Mapping) else None

@@ -1,0 +1,61 @@
+"""When held-out loss is measured, what is shown, and what `trainer eval` computes."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from trainer import defaults
+from trainer.config.section import Section
+
+Metric = Literal["perplexity", "bleu", "rouge", "exact_match", "judge"]
+
+
+class JudgeSection(Section):
+    """A model behind an OpenAI-compatible endpoint that scores answers."""
+
+    url: str | None = Field(default=None, description="e.g. http://127.0.0.1:8000/v1")
+    model: str | None = Field(default=None, description="the name to ask for there")
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="the variable that holds the key; never the key"
+    )
+    questions: str | None = Field(
+        default=None, description="MT-Bench-style JSONL of questions; default held-out prompts"
+    )
+
+
+class EvaluationSection(Section):
+    """When held-out loss is measured, and what is shown at the end."""
+
+    every: Literal["epoch", "end"] | int = Field(
+        default="epoch", description="epoch, end, or a number of steps"
+    )
+    keep_best: bool = Field(default=True, description="publish the weights of the best evaluation")
+    batch_tokens: int = Field(
+        default=defaults.EVAL_BATCH_TOKENS, ge=8, description="tokens of one evaluation forward"
+    )
+    samples: int = Field(
+        default=defaults.NUM_SAMPLES, ge=0, description="held-out prompts answered side by side"
+    )
+    sample_tokens: int = Field(
+        default=defaults.SAMPLE_TOKENS, ge=1, description="how long such an answer may be"
+    )
+    metrics: tuple[Metric, ...] = Field(
+        default=("perplexity",), description="what `trainer eval` computes"
+    )
+    max_rows: int = Field(
+        default=200, ge=1, description="held-out rows that `trainer eval` generates answers for"
+    )
+    answer_tokens: int = Field(
+        default=256, ge=1, description="how long an answer of `trainer eval` may be"
+    )
+    language: Literal["auto", "en", "zh"] = Field(
+        default="auto", description="how BLEU and ROUGE split words; auto looks at the references"
+    )
+    judge: JudgeSection = Field(default=JudgeSection(), description="a model that scores answers")
+
+    @field_validator("every")
+    @classmethod
+    def _every_is_positive(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("evaluate every 1 or more steps, at each epoch, or at the end")
+        return value

@@ -1,0 +1,103 @@
+"""Keys that are in the schema although their feature isn't there yet: they are refused.
+
+Whoever lands a feature removes its line here, or adds its value to `ready`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """`ready` are the values that work; the default always does. `feature` is what is missing."""
+
+    feature: str
+    ready: tuple[object, ...] = ()
+
+
+PENDING: Mapping[str, Pending] = {
+    # methods
+    "method": Pending("this method", ("lora", "qlora")),
+    "quantization.scheme": Pending("an unquantised base for this method", ("nf4", "fp4")),
+    "lora.exclude_modules": Pending("excluding modules"),
+    "lora.init": Pending("this initialisation", ("default", "gaussian")),
+    "lora.rank_pattern": Pending("ranks by module"),
+    "lora.alpha_pattern": Pending("alphas by module"),
+    "lora.bias": Pending("training biases"),
+    "lora.modules_to_save": Pending("training whole modules"),
+    "lora.use_rslora": Pending("rsLoRA"),
+    "lora.use_dora": Pending("DoRA"),
+    "lora.lr_ratio": Pending("LoRA+"),
+    # loop
+    "objective": Pending("preference tuning"),
+    "training.attention": Pending("choosing the attention kernel"),
+    "training.neftune_alpha": Pending("NEFTune"),
+    "training.early_stopping.patience": Pending("early stopping"),
+    "training.early_stopping.min_delta": Pending("early stopping"),
+    "training.checkpoints.every": Pending("resuming"),
+    "training.checkpoints.keep": Pending("resuming"),
+    "training.logging.to": Pending("this logger"),
+    "training.logging.project": Pending("other loggers than TensorBoard"),
+    "training.logging.run_name": Pending("other loggers than TensorBoard"),
+    # data and evaluation
+    "data.format": Pending("this format", ("instruction", "messages", "conversations", "prompt")),
+    "data.split": Pending("choosing a split"),
+    "data.max_train_rows": Pending("drawing some of the rows"),
+    "data.packing": Pending("packing"),
+    "data.streaming": Pending("streaming"),
+    "data.system": Pending("a system message for all rows"),
+    "data.cleaning.duplicates": Pending("this rule"),
+    "data.cleaning.near_duplicates": Pending("this rule"),
+    "data.cleaning.eval_overlap": Pending("this rule"),
+    "data.cleaning.control_characters": Pending("this rule"),
+    "data.cleaning.html": Pending("this rule"),
+    "data.cleaning.min_answer_chars": Pending("this rule"),
+    "data.cleaning.roles": Pending("this rule"),
+    "evaluation.metrics": Pending("these metrics"),
+    "evaluation.max_rows": Pending("`trainer eval`"),
+    "evaluation.answer_tokens": Pending("`trainer eval`"),
+    "evaluation.language": Pending("`trainer eval`"),
+    "evaluation.judge.url": Pending("the judge"),
+    "evaluation.judge.model": Pending("the judge"),
+    "evaluation.judge.api_key_env": Pending("the judge"),
+    "evaluation.judge.questions": Pending("the judge"),
+}
+
+
+def pending_problems(document: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
+    """One line for each key of `document` that asks for something that isn't there yet."""
+    problems = []
+    for key, value, default in _leaves(document, model, ""):
+        pending = PENDING.get(key)
+        if pending is None or value in (default, *pending.ready):
+            continue
+        ready = ", ".join(str(known) for known in dict.fromkeys((default, *pending.ready)))
+        problems.append(
+            f"{key}: {pending.feature} isn't there yet (it is {value!r}); "
+            + (f"use {ready}" if pending.ready else "leave the key out")
+        )
+    return problems
+
+
+def _leaves(
+    document: Mapping[str, Any], model: type[BaseModel], prefix: str
+) -> list[tuple[str, Any, Any]]:
+    """(dotted key, value as written, default) of every key that the model knows."""
+    leaves: list[tuple[str, Any, Any]] = []
+    for name, value in document.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            continue
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if isinstance(value, Mapping):
+                leaves += _leaves(value, section, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, tuple):
+                default = list(default)
+            leaves.append((prefix + name, value, default))
+    return leaves
