@@ -18,7 +18,8 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 STAMP := $(VENV)/.installed-$(KEY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-kernels check fix bench clean
+MINUTES ?= 30
+.PHONY: help setup serve test test-kernels check fix bench soak clean
 
 help:  ## this list
 	@echo "Switchyard: one 4-bit base model, many adapters, one batch."
@@ -82,6 +83,9 @@ fix: setup  ## let ruff repair and format what it can
 
 bench: setup  ## streaming clients over 0 to 32 adapters, beside PEFT (about 10 minutes; ARGS=--quick)
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+soak: setup  ## every kind of load at once for MINUTES=30, each answer checked (ARGS='--kill-every 120' is chaos)
+	$(BIN)/python -m loadtests.scenarios mixed --minutes $(MINUTES) --out var/soak $(ARGS)
 
 clean:  ## remove caches and build output; .venv and var stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

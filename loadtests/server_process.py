@@ -28,7 +28,7 @@ async def running_server(
 
     Raises `ServerStartError`. The log goes to `log_file`.
     """
-    port = _free_port()
+    port = free_port()
     command = [
         str(Path(sys.executable).parent / "server"),
         *("--base", base, "--store", str(store), "--host", "127.0.0.1", "--port", str(port)),
@@ -89,14 +89,16 @@ async def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log_file
         await asyncio.sleep(0.1)
     code = process.poll()
     why = "not ready in time" if code is None else f"gone with exit status {code}"
-    raise ServerStartError(f"the server is {why}. The end of its log:\n{_tail(log_file)}")
+    raise ServerStartError(f"the server is {why}. The end of its log:\n{tail(log_file)}")
 
 
-def _tail(log_file: Path) -> str:
+def tail(log_file: Path) -> str:
+    """The last lines of a log."""
     return "\n".join(log_file.read_text(errors="replace").splitlines()[-30:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on the loopback address that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -44,6 +44,7 @@ class EngineMetrics:
         )
         self.adapter_bytes = gauge("adapter_bytes", "Bytes in a tier", "adapter", "version")
         self.slots_used = gauge("adapter_slots_used", "Adapter pages in use")
+        self.slots_pinned = gauge("adapter_slots_pinned", "Adapters that running sequences need")
         self.slots_total = gauge("adapter_slots_total", "Adapter pages in the bank")
         self.backend_info = gauge("kernel_backend_info", "1 for the backend in use", "backend")
         self.prompt_tokens = counter("prompt_tokens_total", "Prompt tokens", "adapter")

@@ -117,6 +117,7 @@ class StepLoop:
                     self._scheduler.add(sequence)
                 case Finish(sequence_id, reason):
                     if self._scheduler.finish(sequence_id, reason):
+                        self._set_gauges()  # no step may follow
                         self._publish([SequenceUpdate(sequence_id, None, reason)])
                 case Stop():
                     return False
@@ -189,6 +190,14 @@ class StepLoop:
             if (submitted := self._submitted_at.pop(row.sequence_id, None)) is not None:
                 self._metrics.queue_time.observe(now - submitted)
 
+    def _set_gauges(self) -> None:
+        metrics, scheduler = self._metrics, self._scheduler
+        metrics.num_running.set(scheduler.num_running)
+        metrics.num_waiting.set(scheduler.num_waiting)
+        metrics.kv_usage.set(scheduler.blocks.num_held / scheduler.blocks.num_blocks)
+        metrics.slots_used.set(scheduler.slots.num_used_pages)
+        metrics.slots_pinned.set(scheduler.slots.num_pinned)
+
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
         metrics, scheduler = self._metrics, self._scheduler
         metrics.step_seconds.observe(seconds)
@@ -196,10 +205,7 @@ class StepLoop:
         (metrics.decode_seconds if is_decode else metrics.prefill_seconds).observe(seconds)
         metrics.batch_size.observe(len(batch.rows))
         metrics.adapters_per_step.observe(scheduler.slots.num_pinned)
-        metrics.num_running.set(scheduler.num_running)
-        metrics.num_waiting.set(scheduler.num_waiting)
-        metrics.kv_usage.set(scheduler.blocks.num_held / scheduler.blocks.num_blocks)
-        metrics.slots_used.set(scheduler.slots.num_used_pages)
+        self._set_gauges()
         counted = (
             scheduler.blocks.num_prefix_queries,
             scheduler.blocks.num_prefix_hits,

@@ -1,0 +1,35 @@
+"""What a run calls a problem."""
+
+from loadtests.scenarios.records import Outcome, Record
+from loadtests.scenarios.run import Sample, bad_answers, growth
+from loadtests.scenarios.supervised_server import Vitals
+
+
+def record(outcome: Outcome, started: float, seconds: float = 1.0) -> Record:
+    return Record("SteadyUser", "sql", started, outcome, 200, seconds, note="why")
+
+
+def test_wrong_answers_and_faults_are_problems_whenever_they_happen() -> None:
+    records = [record(o, 100.0) for o in (Outcome.WRONG, Outcome.FAULT)]
+    assert len(bad_answers(records, [100.5])) == 2
+
+
+def test_broken_answers_are_excused_by_a_kill_only() -> None:
+    killed = record(Outcome.BROKEN, 100.0, seconds=5.0)
+    assert bad_answers([killed], [103.0]) == []
+    assert len(bad_answers([killed], [106.0])) == 1
+    refused_while_starting = record(Outcome.BROKEN, 110.0)
+    assert bad_answers([refused_while_starting], [103.0]) == []
+    assert len(bad_answers([killed], [])) == 1
+
+
+def samples(life: int, sizes: list[int]) -> list[Sample]:
+    return [Sample(float(i), life, Vitals(size, 10, 5)) for i, size in enumerate(sizes)]
+
+
+def test_growth_is_looked_for_in_the_longest_life_after_its_warm_up() -> None:
+    warm_up_then_flat = [10, 50] + [100] * 18
+    assert growth(samples(0, warm_up_then_flat)) == []
+    assert len(growth(samples(0, list(range(100, 200, 2))))) == 1
+    short_life = samples(0, [1, 2, 3])
+    assert growth([*short_life, *samples(1, [100] * 20)]) == []
