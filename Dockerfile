@@ -1,6 +1,13 @@
 # docker build -t switchyard .                        CPU
 # docker build -t switchyard --build-arg DEVICE=cuda . CUDA (run with --gpus all)
-# docker run -p 8000:8000 -v switchyard:/var/lib/switchyard switchyard
+# docker run -p 127.0.0.1:8000:8000 -v switchyard:/var/lib/switchyard switchyard --no-auth
+#
+# In a container the server listens on all addresses, so it asks for keys, or for --no-auth where the
+# port is published to this machine only. With keys:
+# docker run --rm --entrypoint server -v switchyard:/var/lib/switchyard switchyard \
+#     keys new me --keys-file /var/lib/switchyard/keys.yaml
+# docker run -p 8000:8000 -v switchyard:/var/lib/switchyard switchyard \
+#     --keys-file /var/lib/switchyard/keys.yaml
 #
 # The volume keeps the adapter store and what is derived from the base model and the kernels.
 

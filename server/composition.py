@@ -1,11 +1,9 @@
 """The composition root: builds every part from the settings and runs them together."""
 
 import asyncio
-import contextlib
 import logging
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -16,6 +14,11 @@ from adapters.base.quantization import QuantizationSpec
 from adapters.manifest import BaseLineage
 from adapters.store import AdapterStore
 from server.api.app import create_app
+from server.api.drain import Drain
+from server.api.key_file import read_keys, watch_keys
+from server.api.keys import KeyRing
+from server.api.protocol import ConnectionLimits, guarded_protocol
+from server.api.settings import ApiSettings
 from server.configuration import ServerConfig
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
@@ -26,35 +29,25 @@ from server.engine.metrics import EngineMetrics
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
+from server.supervision import DrainingServer, serve_until_dead
 
 logger = logging.getLogger(__name__)
 
+_MIB = 1 << 20
 _GIB = 1 << 30
 
 _NATIVE_PREFILL_BESIDE_DECODES = 32
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but a SIGTERM that was obeyed ends the process with status 0, not by the signal."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop gracefully on SIGINT and SIGTERM; at once on a second SIGINT."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in signals}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 async def run_server(config: ServerConfig) -> None:
     """Load the base, serve until told to stop (SIGINT, SIGTERM), and give everything back.
 
-    Raises `SwitchyardError`, `AdapterError` or `OSError` when the server can't start.
+    Raises `SwitchyardError`, `AdapterError` or `OSError` when the server can't start, and
+    `EngineDeadError` when the step loop dies.
     """
     started = time.perf_counter()
+    keys = KeyRing(read_keys(config.keys_file)) if config.keys_file else None
+    drain = Drain()
     model = assemble_model(_model_settings(config))
     if model.backend.startswith("native"):
         leave_cores_to_kernels()
@@ -74,15 +67,17 @@ async def run_server(config: ServerConfig) -> None:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        watching = asyncio.create_task(catalog.watch())
+        watching = [asyncio.create_task(catalog.watch())]
+        if config.keys_file and keys is not None:
+            watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
         names = ", ".join(entry.current.label for entry in catalog.list()) or "none"
         logger.info("ready in %.1f s; adapters: %s", time.perf_counter() - started, names)
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await engine.stop()
 
     app = create_app(
@@ -91,23 +86,50 @@ async def run_server(config: ServerConfig) -> None:
         model.tokenizer,
         _model_info(config, model),
         registry=registry,
+        settings=_api_settings(config),
         lifespan=lifespan,
         before_scrape=engine.refresh_memory_metrics,
+        keys=keys,
+        drain=drain,
     )
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=config.host,
-            port=config.port,
-            log_config=None,
-            access_log=False,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            timeout_graceful_shutdown=15,
-        )
+    server = DrainingServer(
+        _uvicorn_config(config, app),
+        drain,
+        drain_seconds=config.drain_seconds,
+        abort_all=engine.abort_all,
     )
-    await server.serve()
+    await serve_until_dead(server, engine.wait_dead)
+
+
+def _api_settings(config: ServerConfig) -> ApiSettings:
+    return ApiSettings(
+        max_body_bytes=int(config.max_body_mib * _MIB),
+        max_choices=config.max_choices,
+        body_seconds=config.body_seconds,
+        request_timeout_seconds=config.request_timeout_seconds,
+        metrics_need_key=config.metrics_need_key,
+        log_prompts=config.log_prompts,
+    )
+
+
+def _uvicorn_config(config: ServerConfig, app: FastAPI) -> uvicorn.Config:
+    limits = ConnectionLimits(
+        # Chunked bodies are a little longer on the wire than they are.
+        max_message_bytes=int(2 * config.max_body_mib * _MIB) + 64 * 1024,
+        write_seconds=config.write_seconds,
+    )
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        log_config=None,
+        access_log=False,
+        loop="uvloop",
+        http=guarded_protocol(limits),
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )
 
 
 def _model_settings(config: ServerConfig) -> ModelSettings:

@@ -1,5 +1,6 @@
 """The server's configuration: flags over SWITCHYARD_* variables over a YAML file over defaults."""
 
+import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,52 +14,99 @@ from server.core.errors import ConfigurationError
 ENVIRONMENT_PREFIX = "SWITCHYARD_"
 
 
+MODEL = "Model"
+ADAPTERS = "Adapters"
+BATCHING = "Batching"
+ACCESS = "Address and keys"
+LIMITS = "Limits"
+LOGS = "Logs"
+
+
+def setting(group: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A field of `ServerConfig`: `group` is its heading in --help and docs/configuration.md."""
+    return Field(default, description=description, json_schema_extra={"group": group}, **bounds)
+
+
 class ServerConfig(BaseModel):
-    """Everything that can be set. A value of None is chosen from the device and the model."""
+    """Everything that can be set. A value of None is chosen from the device and the model.
+
+    The command line (`server.cli`) and docs/configuration.md are made from these fields.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str = Field(DEFAULT_BASE, description="Base model: embedded:NAME, a folder, or a hub id")
-    store: Path = Field(Path("var/adapters"), description="Folder of the adapter store")
-    host: str = Field("127.0.0.1", description="Address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA when there is one")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Compute dtype: bfloat16 where the device has it"
+    base: str = setting(MODEL, DEFAULT_BASE, "Base model: embedded:NAME, a folder, or a hub id")
+    served_model_name: str | None = setting(MODEL, None, "Name of the base in requests")
+    device: Literal["auto", "cpu", "cuda"] = setting(MODEL, "auto", "CUDA when there is one")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        MODEL, "auto", "Compute dtype: bfloat16 where the device has it"
     )
-    quantization: Literal["nf4", "fp4", "none"] = Field("nf4", description="Base weight format")
-    double_quant: bool = Field(True, description="Quantise the absmax values of 4-bit blocks too")
-    backend: Literal["auto", "reference", "native"] = Field(
-        "auto", description="Kernels: native where they can be built, else the torch reference"
+    quantization: Literal["nf4", "fp4", "none"] = setting(MODEL, "nf4", "Base weight format")
+    double_quant: bool = setting(MODEL, True, "Quantise the absmax values of 4-bit blocks too")
+    backend: Literal["auto", "reference", "native"] = setting(
+        MODEL, "auto", "Kernels: native where they can be built, else the torch reference"
     )
-    head_format: Literal["bfloat16", "int8", "nf4"] = Field(
-        "bfloat16", description="Output head of the native backend: smaller is faster, less exact"
+    head_format: Literal["bfloat16", "int8", "nf4"] = setting(
+        MODEL, "bfloat16", "Output head of the native backend: smaller is faster, less exact"
     )
-    served_model_name: str | None = Field(None, description="Name of the base in requests")
-    max_model_len: int | None = Field(None, ge=2, description="Window: prompt and answer, tokens")
-    max_num_sequences: int = Field(64, ge=1, description="Sequences in a batch")
-    max_batch_tokens: int = Field(
+    max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
+
+    store: Path = setting(ADAPTERS, Path("var/adapters"), "Folder of the adapter store")
+    adapter_roots: tuple[Path, ...] = setting(
+        ADAPTERS, (), "Folders that /v1/load_lora_adapter may read from"
+    )
+    adapter_bank_pages: int = setting(
+        ADAPTERS, 128, "Adapter pages on the device; a page holds 8 rank components", ge=1
+    )
+    max_lora_rank: int = setting(ADAPTERS, 64, "Largest adapter rank accepted", ge=1)
+    host_cache_gib: float = setting(ADAPTERS, 2.0, "Adapters kept in host memory", gt=0)
+
+    max_num_sequences: int = setting(BATCHING, 64, "Sequences in a batch", ge=1)
+    max_batch_tokens: int = setting(
+        BATCHING,
         256,
+        "Tokens of a step: smaller keeps streams even, larger prefills faster",
         ge=1,
-        description="Tokens of a step: smaller keeps streams even, larger prefills faster",
     )
-    max_prefill_beside_decodes: int | None = Field(
-        None, ge=1, description="Prompt tokens of a step while streams decode; None: by device"
+    max_prefill_beside_decodes: int | None = setting(
+        BATCHING, None, "Prompt tokens of a step while streams decode; None: by device", ge=1
     )
-    max_waiting: int = Field(1024, ge=1, description="Sequences in the queue before 429")
-    block_size: int = Field(16, ge=1, description="Tokens in a KV block")
-    kv_cache_gib: float = Field(1.0, gt=0, description="Size of the KV cache")
-    prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prefixes")
-    adapter_bank_pages: int = Field(
-        128, ge=1, description="Adapter pages on the device; a page holds 8 rank components"
+    max_adapters_per_step: int = setting(BATCHING, 64, "Distinct adapters in a batch", ge=1)
+    block_size: int = setting(BATCHING, 16, "Tokens in a KV block", ge=1)
+    kv_cache_gib: float = setting(BATCHING, 1.0, "Size of the KV cache", gt=0)
+    prefix_cache: bool = setting(BATCHING, True, "Reuse KV blocks of equal prefixes")
+
+    host: str = setting(ACCESS, "127.0.0.1", "Address to listen on")
+    port: int = setting(ACCESS, 8000, "Port to listen on", ge=0, le=65535)
+    keys_file: Path | None = setting(
+        ACCESS, None, "API keys, made by `server keys`; followed while the server runs"
     )
-    max_lora_rank: int = Field(64, ge=1, description="Largest adapter rank accepted")
-    max_adapters_per_step: int = Field(64, ge=1, description="Distinct adapters in a batch")
-    host_cache_gib: float = Field(2.0, gt=0, description="Adapters kept in host memory")
-    adapter_roots: tuple[Path, ...] = Field(
-        (), description="Folders that /v1/load_lora_adapter may read from"
+    auth: bool = setting(
+        ACCESS, True, "Without a keys file listen on this machine only; --no-auth lifts that"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Log level")
+    metrics_need_key: bool = setting(
+        ACCESS, False, "Ask for a key with the right 'metrics' at /metrics"
+    )
+
+    max_waiting: int = setting(LIMITS, 1024, "Sequences in the queue before 429", ge=1)
+    max_body_mib: float = setting(LIMITS, 8.0, "Largest request body", ge=0.001)
+    max_choices: int = setting(LIMITS, 128, "Prompts times n of one request", ge=1)
+    request_timeout_seconds: float = setting(
+        LIMITS, 600.0, "Longest time for an answer; a client may ask for less", gt=0
+    )
+    body_seconds: float = setting(LIMITS, 30.0, "Time for a request's body to arrive", gt=0)
+    write_seconds: float = setting(
+        LIMITS, 60.0, "A client that reads nothing for so long is cut off", gt=0
+    )
+    drain_seconds: float = setting(
+        LIMITS, 30.0, "Time for running requests to finish after SIGTERM", ge=0
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = setting(LOGS, "info", "Log level")
+    log_format: Literal["text", "json"] = setting(
+        LOGS, "text", "Lines for people, or one JSON object a line"
+    )
+    log_prompts: bool = setting(LOGS, False, "Write prompts into the log")
 
 
 def load_config(
@@ -76,12 +124,31 @@ def load_config(
             values[name] = text.split(":") if is_list else text
     values.update({name: value for name, value in flags.items() if value is not None})
     try:
-        return ServerConfig.model_validate(values)
+        config = ServerConfig.model_validate(values)
     except ValidationError as error:
         for item in error.errors():
             name = ".".join(str(part) for part in item["loc"])
             problems.append(f"{name} = {item.get('input')!r}: {item['msg']}")
         raise ConfigurationError(problems) from error
+    if config.auth and config.keys_file is None and not is_loopback(config.host):
+        raise ConfigurationError(
+            [
+                f"host = {config.host!r}: without keys the server listens on this machine only. "
+                "Make a key (`server keys new NAME`) and give --keys-file, or say --no-auth to "
+                "let everybody in who reaches that address"
+            ]
+        )
+    return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`. A name other than localhost may mean anything."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

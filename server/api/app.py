@@ -14,10 +14,19 @@ from starlette.responses import Response
 from adapters.errors import AdapterError
 from server.api.adapter_routes import adapter_routes
 from server.api.announced_routes import announced_routes
+from server.api.callers import ANYONE, NOBODY, CurrentCaller
+from server.api.deadlines import CurrentDeadline
+from server.api.drain import Drain
 from server.api.errors import MethodNotAllowedError, UnknownUrlError, error_response
-from server.api.metrics import CountingMiddleware, HttpMetrics
+from server.api.guard import Door, GuardMiddleware
+from server.api.guarded_catalog import GuardedCatalog
+from server.api.guarded_engine import GuardedEngine
+from server.api.keys import KeyRing
+from server.api.metrics import HttpMetrics
 from server.api.model_routes import model_routes
 from server.api.operation_routes import operation_routes
+from server.api.rate_limits import RateLimits
+from server.api.request_log import RequestLogMiddleware
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
 from server.core.errors import SwitchyardError
@@ -39,22 +48,46 @@ def create_app(
     settings: ApiSettings | None = None,
     lifespan: Lifespan | None = None,
     before_scrape: Callable[[], None] = lambda: None,
+    keys: KeyRing | None = None,
+    drain: Drain | None = None,
 ) -> FastAPI:
     """The ASGI application. Registers its own series on `registry`, so one app per registry.
 
     `lifespan` runs on the event loop around the serving (start and stop the engine there);
-    `before_scrape` is called before the registry is read for `/metrics`.
+    `before_scrape` is called before the registry is read for `/metrics`. Without `keys` everybody
+    may do everything. `drain` closes the door when the server is told to stop.
     """
-    settings = settings or ApiSettings()
+    settings, drain = settings or ApiSettings(), drain or Drain()
+    limits, current = RateLimits(), CurrentCaller(ANYONE if keys is None else NOBODY)
+    deadline = CurrentDeadline(settings.request_timeout_seconds)
+    engine = GuardedEngine(
+        engine,
+        current,
+        deadline,
+        limits,
+        prompt_logger=tokenizer if settings.log_prompts else None,
+    )
+    catalog = GuardedCatalog(catalog, current)
     # The schema would describe bodies that are read by hand, and /docs loads scripts from a CDN.
     app = FastAPI(title="Switchyard", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(CountingMiddleware, metrics=HttpMetrics(registry))
+    app.add_middleware(
+        GuardMiddleware,
+        door=Door(
+            keys, limits, anyone=current.get(), metrics_are_open=not settings.metrics_need_key
+        ),
+        current=current,
+        deadline=deadline,
+        drain=drain,
+        body_seconds=settings.body_seconds,
+    )
+    # The last one added is the outermost.
+    app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
     serving = Serving(engine, catalog, tokenizer, info=info, settings=settings)
     app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
-    app.include_router(model_routes(info, catalog))
+    app.include_router(model_routes(info, catalog, current))
     app.include_router(adapter_routes(info, catalog, settings))
     app.include_router(announced_routes())
     app.include_router(

@@ -11,6 +11,8 @@ from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 
 Deltas = AsyncIterator[GenerationDelta]
 
+_MAX_MERGED = 256
+
 
 def generate_all(engine: GenerationEngine, requests: Sequence[GenerationRequest]) -> Deltas:
     """The deltas of all `requests` as they come, the choices numbered through.
@@ -76,16 +78,17 @@ def incomplete(num_open: int, num_choices: int) -> GenerationFailedError:
 async def _merged(
     engine: GenerationEngine, requests: Sequence[GenerationRequest]
 ) -> AsyncGenerator[GenerationDelta]:
-    queue: asyncio.Queue[GenerationDelta | Exception | None] = asyncio.Queue()
+    # Bounded, so that a slow reader is seen by the engine, which bounds what waits for it.
+    queue: asyncio.Queue[GenerationDelta | Exception | None] = asyncio.Queue(_MAX_MERGED)
 
     async def pump(request: GenerationRequest, first_choice: int) -> None:
         deltas = engine.generate(request)
         try:
             async for delta in deltas:
-                queue.put_nowait(replace(delta, choice=first_choice + delta.choice))
-            queue.put_nowait(None)
+                await queue.put(replace(delta, choice=first_choice + delta.choice))
+            await queue.put(None)
         except Exception as error:  # noqa: BLE001 - it is raised where the queue is read
-            queue.put_nowait(error)
+            await queue.put(error)
         finally:
             await close_deltas(deltas)
 

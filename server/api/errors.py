@@ -4,9 +4,15 @@ Errors of this floor, beside those of `server.core.errors`:
 
 ApiError
 ├── BodyTooLargeError       the request body is over the limit
+├── AuthenticationError     no key, or one that nobody has
+├── PermissionDeniedError   the key may not do this
+├── RateLimitedError        the key's requests or tokens per minute are used up
+├── HeadersTooLargeError    the request's line and headers are over the limit
+├── SlowBodyError           the request's body doesn't arrive
 ├── UnknownUrlError         no such route
 ├── MethodNotAllowedError   the route has other methods
 ├── NotReadyError           the engine doesn't step
+├── DrainingError           the server stops, and takes nothing new
 ├── GenerationFailedError   the engine gave up on an accepted request
 ├── GenerationAbortedError  the engine ended an accepted request because it stops
 └── ClientGoneError         nobody reads the answer any more
@@ -27,11 +33,13 @@ from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
     AdapterUnreadableError,
+    DeadlineExceededError,
     EngineDeadError,
     OverloadedError,
     PinLimitError,
     PromptTooLongError,
     RequestError,
+    SlowReaderError,
     SwitchyardError,
 )
 
@@ -42,6 +50,42 @@ class ApiError(SwitchyardError):
 
 class BodyTooLargeError(ApiError):
     """The request body is over the limit."""
+
+
+class AuthenticationError(ApiError):
+    """The request has no key, or one that isn't valid."""
+
+
+class PermissionDeniedError(ApiError):
+    """The key is valid and may not do this. `param` names the field, when there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class RateLimitedError(ApiError):
+    """The key has used up its rate; there is room again after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class HeadersTooLargeError(ApiError):
+    """The request line and headers together are over the limit."""
+
+
+class SlowBodyError(ApiError):
+    """The rest of the body didn't come in time."""
+
+
+class DrainingError(ApiError):
+    """The server was told to stop: it finishes what it has."""
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UnknownUrlError(ApiError):
@@ -95,15 +139,23 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     AdapterExistsError: ErrorRow(400, _INVALID, "adapter_exists", "lora_name"),
     AdapterNotFoundError: ErrorRow(404, _INVALID, "adapter_not_found", "lora_name"),
     StoreError: ErrorRow(500, _SERVER, "store_failed"),
+    AuthenticationError: ErrorRow(401, _INVALID, "invalid_api_key"),
+    PermissionDeniedError: ErrorRow(403, _INVALID, "permission_denied"),
     AdapterUnavailableError: ErrorRow(404, _INVALID, "model_not_found", "model"),
     AdapterUnreadableError: ErrorRow(500, _SERVER, "adapter_unreadable", "model"),
     UnknownUrlError: ErrorRow(404, _INVALID, "unknown_url"),
     MethodNotAllowedError: ErrorRow(405, _INVALID, "method_not_allowed"),
+    DeadlineExceededError: ErrorRow(408, _INVALID, "deadline_exceeded"),
+    SlowBodyError: ErrorRow(408, _INVALID, "request_timeout"),
     BodyTooLargeError: ErrorRow(413, _INVALID, "request_too_large"),
     OverloadedError: ErrorRow(429, "rate_limit_error", "rate_limit_exceeded"),
+    RateLimitedError: ErrorRow(429, "rate_limit_error", "rate_limit_exceeded"),
+    HeadersTooLargeError: ErrorRow(431, _INVALID, "headers_too_large"),
+    SlowReaderError: ErrorRow(499, _INVALID, "client_too_slow"),
     ClientGoneError: ErrorRow(499, _INVALID, "client_closed_request"),
     GenerationFailedError: ErrorRow(500, _SERVER, "generation_failed"),
     GenerationAbortedError: ErrorRow(503, _SERVER, "generation_aborted", None, 1.0),
+    DrainingError: ErrorRow(503, _SERVER, "draining"),
     NotReadyError: ErrorRow(503, _SERVER, "not_ready", None, 1.0),
     EngineDeadError: ErrorRow(503, _SERVER, "engine_unavailable", None, 5.0),
     Exception: ErrorRow(500, _SERVER, "internal_error"),
@@ -125,13 +177,19 @@ def error_object(error: Exception) -> dict[str, dict[str, str | None]]:
 
 
 def error_headers(error: Exception) -> dict[str, str]:
-    """`Retry-After` (whole seconds, at least 1) and `Allow`, where they belong."""
+    """`Retry-After` (whole seconds, at least 1) and what else belongs to a status."""
     headers: dict[str, str] = {}
     seconds = getattr(error, "retry_after_seconds", None) or row_of(error).retry_after_seconds
     if seconds is not None:
         headers["retry-after"] = str(max(1, math.ceil(seconds)))
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = error.allowed
+    if isinstance(error, AuthenticationError):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, BodyTooLargeError | SlowBodyError | DrainingError):
+        headers["connection"] = "close"  # What is still to come of the body isn't waited for.
+    if isinstance(error, DeadlineExceededError):
+        headers["x-should-retry"] = "false"  # The openai package would send it again.
     return headers
 
 

@@ -5,24 +5,26 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from server.api.callers import CurrentCaller
 from server.core.errors import AdapterUnavailableError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, CatalogEntry
 
 
-def model_routes(info: ModelInfo, catalog: AdapterCatalog) -> APIRouter:
-    """The routes over what `catalog` has at the moment of each request."""
+def model_routes(info: ModelInfo, catalog: AdapterCatalog, current: CurrentCaller) -> APIRouter:
+    """The routes over what `catalog` has at the moment of each request, for whoever asks."""
     router = APIRouter()
 
     @router.get("/v1/models", response_model=None)
     async def list_models() -> Response:
-        cards = [_base_card(info), *(_adapter_card(entry, info) for entry in catalog.list())]
+        cards = [_base_card(info)] if current.get().may_use_base else []
+        cards += [_adapter_card(entry, info) for entry in catalog.list()]
         return JSONResponse({"object": "list", "data": cards})
 
     # A base id may hold slashes, as hub ids do.
     @router.get("/v1/models/{model_id:path}", response_model=None)
     async def retrieve_model(model_id: str) -> Response:
-        if info.is_base(model_id):
+        if info.is_base(model_id) and current.get().may_use_base:
             return JSONResponse(_base_card(info))
         for entry in catalog.list():
             if model_id in (entry.name, entry.current.label):

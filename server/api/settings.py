@@ -12,7 +12,10 @@ class ApiSettings:
     `max_choices` bounds prompts times `n` of one request. A stream waits `opening_seconds` for its
     first token before it sends its headers: an error found by then still has its own HTTP status.
     `keep_alive_seconds` lies between two comments on a stream. When the server is told to stop, the
-    streams that run get `shutdown_grace_seconds` to come to their end.
+    streams that run get `shutdown_grace_seconds` to come to their end. A request's body must come
+    within `body_seconds`, and its answer be complete `request_timeout_seconds` after it began (None
+    for whenever). `/metrics` needs a key when `metrics_need_key`; prompts are logged only when
+    `log_prompts`.
     """
 
     max_body_bytes: int = 8 * 1024 * 1024
@@ -20,6 +23,10 @@ class ApiSettings:
     opening_seconds: float = 1.0
     keep_alive_seconds: float = 15.0
     shutdown_grace_seconds: float = 10.0
+    body_seconds: float = 30.0
+    request_timeout_seconds: float | None = 600.0
+    metrics_need_key: bool = False
+    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -31,6 +38,11 @@ class ApiSettings:
             f"{name} is {getattr(self, name)}; it must not be negative"
             for name in ("opening_seconds", "keep_alive_seconds", "shutdown_grace_seconds")
             if getattr(self, name) < 0
+        ]
+        problems += [
+            f"{name} is {value}; it must be more than 0"
+            for name in ("body_seconds", "request_timeout_seconds")
+            if (value := getattr(self, name)) is not None and value <= 0
         ]
         if problems:
             raise ConfigurationError(problems)

@@ -8,6 +8,8 @@ SwitchyardError
 ├── AdapterUnavailableError the store has no such adapter
 ├── AdapterUnreadableError  the store has it, but its files can't be served; says why
 ├── OverloadedError         the queue is full: try again after `retry_after_seconds`
+├── DeadlineExceededError   the answer wasn't complete in the time it had
+├── SlowReaderError         the caller doesn't take what was generated for it
 ├── UnsupportedModelError   the base model's architecture can't be served; says why
 ├── ConfigurationError      settings that contradict each other; lists all of them
 └── EngineDeadError         the step loop has ended; nothing more is accepted
@@ -57,6 +59,14 @@ class OverloadedError(SwitchyardError):
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceededError(SwitchyardError):
+    """The request's time is over; what was generated so far is all there is."""
+
+
+class SlowReaderError(SwitchyardError):
+    """More of the answer is waiting to be read than may be held for one caller."""
 
 
 class UnsupportedModelError(SwitchyardError):

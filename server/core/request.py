@@ -32,17 +32,25 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One accepted request: `num_choices` sequences that continue the same prompt."""
+    """One accepted request: `num_choices` sequences that continue the same prompt.
+
+    `tenant` is who shares the machine with whom, `weight` the tenant's share relative to others.
+    The answer must be complete `timeout_seconds` after its acceptance; None leaves it all the time.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     stack: AdapterStack = BASE_STACK
     num_choices: int = 1
+    tenant: str = ""
+    weight: float = 1.0
+    timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         assert self.prompt_token_ids, "an empty prompt must be refused before it gets here"
         assert self.num_choices >= 1
+        assert self.weight > 0
 
 
 class FinishReason(Enum):

@@ -1,6 +1,7 @@
 """The engine as the api sees it: requests in, streams of text out."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
@@ -10,13 +11,16 @@ from dataclasses import dataclass, field
 
 from server.core.errors import (
     AdapterTooLargeError,
+    DeadlineExceededError,
     EngineDeadError,
-    OverloadedError,
     PromptTooLongError,
+    SlowReaderError,
+    SwitchyardError,
 )
 from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner, TokenStream
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.core.settings import SchedulerSettings
+from server.engine.admission import Admission
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.step_loop import Finish, StepLoop, Stop, Submit
@@ -25,6 +29,12 @@ from server.scheduling.scheduler import Scheduler, SequenceUpdate
 from server.scheduling.sequence import Sequence as ScheduledSequence
 
 logger = logging.getLogger(__name__)
+
+_MAX_UNREAD = 512
+"""Pieces of one choice that may wait for their reader."""
+
+_STALLED_SECONDS = 120.0
+"""A step that takes so long will not end; the server isn't ready then."""
 
 
 @dataclass
@@ -43,8 +53,9 @@ class _InFlight:
     """One accepted request until its caller has everything."""
 
     label: str
+    num_choices: int
     accepted_at: float
-    deltas: asyncio.Queue[GenerationDelta] = field(default_factory=asyncio.Queue)
+    deltas: asyncio.Queue[GenerationDelta | SwitchyardError] = field(default_factory=asyncio.Queue)
     open_choices: int = 0
 
 
@@ -69,17 +80,24 @@ class Engine:
         self._runner = runner
         self._device = device
         self._steps = StepLoop(
-            scheduler, runner, deliver=self._deliver_soon, metrics=metrics, device=device
+            scheduler,
+            runner,
+            deliver=self._deliver_soon,
+            on_death=self._die_soon,
+            metrics=metrics,
+            device=device,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._choices: dict[int, _Choice] = {}
         self._ids = itertools.count()
-        self._num_accepted = 0
+        self._admission = Admission(settings.max_num_sequences, settings.max_waiting)
+        self._died = asyncio.Event()
         metrics.slots_total.set(settings.num_adapter_pages)
 
     @property
     def is_ready(self) -> bool:
-        return self._steps.is_alive
+        """Whether steps are made: not when the loop is dead, nor while one step never ends."""
+        return self._steps.is_alive and self._steps.step_age_seconds < _STALLED_SECONDS
 
     def start(self) -> None:
         """Start stepping. Call it on the event loop that will call `generate`."""
@@ -91,6 +109,15 @@ class Engine:
         self._steps.send(Stop())
         await asyncio.to_thread(self._steps.join)
         self._host_cache.close()
+
+    def abort_all(self) -> None:
+        """End every request now; each caller is told that the server aborted it."""
+        for sequence_id in list(self._choices):
+            self._steps.send(Finish(sequence_id, FinishReason.ABORT))
+
+    async def wait_dead(self) -> None:
+        """Return when the step loop has died; never when it was stopped."""
+        await self._died.wait()
 
     def refresh_memory_metrics(self) -> None:
         """Bring the memory gauges up to date (before a scrape)."""
@@ -109,22 +136,25 @@ class Engine:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:
         """See `core.ports.GenerationEngine.generate`."""
         self._check(request)
-        self._num_accepted += request.num_choices
+        self._admission.enter(request.tenant, request.stack.label, request.num_choices)
+        in_flight = _InFlight(request.stack.label, request.num_choices, time.perf_counter())
         started: list[int] = []
+        timer = self._start_timer(request, in_flight)
         try:
-            in_flight = _InFlight(request.stack.label, time.perf_counter())
             adapters = await self._load(request)
             started = self._submit(request, adapters, in_flight)
             while in_flight.open_choices:
                 delta = await in_flight.deltas.get()
+                if isinstance(delta, SwitchyardError):
+                    raise delta
                 if delta.finish_reason is not None:
                     in_flight.open_choices -= 1
                 yield delta
         finally:
-            self._num_accepted -= request.num_choices
-            for sequence_id in started:
-                if self._choices.pop(sequence_id, None) is not None:
-                    self._steps.send(Finish(sequence_id, FinishReason.ABORT))
+            if timer is not None:
+                timer.cancel()
+            self._admission.leave(request.tenant, request.stack.label, request.num_choices)
+            self._abort(started)
 
     def _check(self, request: GenerationRequest) -> None:
         if not self._steps.is_alive:
@@ -152,17 +182,41 @@ class Engine:
                 f"{self._settings.num_adapter_pages} (setting adapter_bank_pages)",
                 "model",
             )
-        limit = self._settings.max_waiting + self._settings.max_num_sequences
-        if self._num_accepted + request.num_choices > limit:
-            raise OverloadedError(
-                f"{self._num_accepted} sequences are running or waiting, of at most {limit}"
-            )
 
     async def _load(self, request: GenerationRequest) -> tuple[HostAdapter, ...]:
         if not request.stack.members:
             return ()
         loads = [self._host_cache.get(member.adapter) for member in request.stack.members]
-        return tuple(await asyncio.gather(*loads))
+        try:
+            async with asyncio.timeout(request.timeout_seconds) as limit:
+                return tuple(await asyncio.gather(*loads))
+        except TimeoutError as error:
+            if limit.expired():
+                raise _too_late(request) from error
+            raise
+
+    def _start_timer(
+        self, request: GenerationRequest, in_flight: _InFlight
+    ) -> asyncio.TimerHandle | None:
+        if request.timeout_seconds is None:
+            return None
+        return asyncio.get_running_loop().call_later(
+            request.timeout_seconds, lambda: self._end(in_flight, _too_late(request))
+        )
+
+    def _end(self, in_flight: _InFlight, error: SwitchyardError) -> None:
+        """End a whole request early; its caller gets `error` behind what it hasn't read yet."""
+        ids = [i for i, choice in self._choices.items() if choice.request is in_flight]
+        self._abort(ids)
+        in_flight.deltas.put_nowait(error)
+
+    def _abort(self, sequence_ids: Sequence[int]) -> None:
+        """End those of the sequences that still run; their callers expect nothing more."""
+        now = time.perf_counter()
+        for sequence_id in sequence_ids:
+            if (choice := self._choices.pop(sequence_id, None)) is not None:
+                self._steps.send(Finish(sequence_id, FinishReason.ABORT))
+                self._observe_end(choice, FinishReason.ABORT, now)
 
     def _submit(
         self,
@@ -201,6 +255,12 @@ class Engine:
         except RuntimeError:
             logger.debug("the event loop is closed; %d updates dropped", len(updates))
 
+    def _die_soon(self) -> None:
+        """On the step thread: the loop has died."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # The event loop is closed: nobody waits.
+            self._loop.call_soon_threadsafe(self._died.set)
+
     def _deliver(self, updates: Sequence[SequenceUpdate]) -> None:
         now = time.perf_counter()
         for update in updates:
@@ -218,7 +278,16 @@ class Engine:
             if delta.finish_reason is not None:
                 del self._choices[update.sequence_id]
                 self._observe_end(choice, delta.finish_reason, now)
-            choice.request.deltas.put_nowait(delta)
+            unread = choice.request.deltas
+            unread.put_nowait(delta)
+            if unread.qsize() > _MAX_UNREAD * choice.request.num_choices:
+                self._end(
+                    choice.request,
+                    SlowReaderError(
+                        f"{unread.qsize()} pieces of this answer weren't read; read faster, or ask "
+                        "for it without stream"
+                    ),
+                )
 
     def _delta(self, choice: _Choice, update: SequenceUpdate, now: float) -> GenerationDelta:
         reason, text, stopped = update.finish_reason, "", False
@@ -251,3 +320,10 @@ class Engine:
         label = self._metrics.adapter_label(choice.request.label)
         self._metrics.requests.labels(label, reason.value).inc()
         self._metrics.e2e_latency.observe(now - choice.request.accepted_at)
+
+
+def _too_late(request: GenerationRequest) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"the answer wasn't complete after {request.timeout_seconds:.3g} s; give it more time "
+        "(header x-request-timeout, setting request_timeout_seconds), or ask for fewer tokens"
+    )

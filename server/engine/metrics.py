@@ -53,6 +53,7 @@ class EngineMetrics:
         self.prefix_queries = counter("prefix_cache_queries_total", "Full prompt blocks looked up")
         self.prefix_hits = counter("prefix_cache_hits_total", "Prompt blocks found")
         self.preemptions = counter("preemptions_total", "Sequences put back into the queue")
+        self.out_of_memory = counter("out_of_memory_total", "Steps halved for lack of memory")
         self.adapter_loads = counter("adapter_loads_total", "Adapters read from disk", "result")
         self.adapter_cache_hits = counter("adapter_cache_hits_total", "Found in host memory")
         self.adapter_cache_misses = counter("adapter_cache_misses_total", "Not in host memory")

@@ -11,10 +11,13 @@ from server.core.batch import ScheduledBatch
 from server.core.ports import HostAdapter, ModelRunner
 from server.core.request import FinishReason
 from server.engine.metrics import EngineMetrics
+from server.engine.out_of_memory import is_out_of_memory
 from server.scheduling.scheduler import Scheduler, SequenceUpdate, StepPlan
 from server.scheduling.sequence import Sequence as ScheduledSequence
 
 logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 20.0
 
 Deliver = Callable[[Sequence[SequenceUpdate]], None]
 
@@ -47,7 +50,7 @@ class StepLoop:
     """Owns the scheduler while it runs. Talk to it through `send`; it answers through `deliver`.
 
     `deliver` is called on the step thread with the updates of one step. When the loop dies, every
-    sequence it still has is reported as failed, and `is_alive` turns false.
+    sequence it still has is reported as failed, `is_alive` turns false, and `on_death` is called.
     """
 
     def __init__(
@@ -56,18 +59,22 @@ class StepLoop:
         runner: ModelRunner,
         *,
         deliver: Deliver,
+        on_death: Callable[[], None],
         metrics: EngineMetrics,
         device: str,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._deliver = deliver
+        self._on_death = on_death
         self._metrics = metrics
         self._device = device
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._adapters_of: dict[int, tuple[HostAdapter, ...]] = {}
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
         self._is_alive = False
+        self._has_ended = False
+        self._step_started_at: float | None = None
         self._resident: tuple[str, ...] = ()
         self._counted = (0, 0, 0)
         self._submitted_at: dict[int, float] = {}
@@ -85,23 +92,37 @@ class StepLoop:
         self._is_alive = True
         self._thread.start()
 
+    @property
+    def step_age_seconds(self) -> float:
+        """How long the present step has been running; 0 between steps."""
+        started = self._step_started_at
+        return 0.0 if started is None else time.perf_counter() - started
+
     def send(self, command: Command) -> None:
         """Hand over a command; it takes effect before the next step."""
         self._inbox.put(command)
+        if self._has_ended:  # Nobody will take it from there any more.
+            self._refuse_inbox()
 
     def join(self) -> None:
-        """Wait for the loop's end (after a `Stop`)."""
-        self._thread.join()
+        """Wait for the loop's end (after a `Stop`), but not for a step that never ends."""
+        self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
+        was_stopped = False
         try:
             while self._take_commands():
                 self._step()
+            was_stopped = True
         except Exception:
             logger.exception("the step loop died")
         finally:
             self._is_alive = False
+            self._has_ended = True
             self._abandon("the engine stopped")
+            self._refuse_inbox()
+            if not was_stopped:
+                self._on_death()
 
     def _take_commands(self) -> bool:
         """Obey all waiting commands, blocking while there is nothing to run; False to end."""
@@ -127,12 +148,13 @@ class StepLoop:
         if plan is None:
             # Nothing fits although something waits: only possible while others hold what it needs.
             raise RuntimeError("the scheduler has work but can't run any of it")
-        start = time.perf_counter()
+        start = self._step_started_at = time.perf_counter()
         self._observe_queue(plan.batch, start)
         updates = self._place(plan)
         batch = plan.batch.without(update.sequence_id for update in updates)
         if batch.rows:
             updates += self._execute(plan, batch)
+        self._step_started_at = None
         self._observe(batch, time.perf_counter() - start)
         self._publish(updates)
 
@@ -140,6 +162,14 @@ class StepLoop:
         try:
             output = self._runner.execute(batch)
         except Exception as error:  # the boundary: a failed step is its requests' failure only
+            if is_out_of_memory(error) and self._scheduler.shrink(batch):
+                logger.warning(
+                    "no memory for a step of %d rows and %d tokens; again with half of it",
+                    len(batch.rows),
+                    batch.num_tokens,
+                )
+                self._metrics.out_of_memory.inc()
+                return []
             logger.exception("a step over %d rows failed", len(batch.rows))
             for placement in plan.placements:
                 self._scheduler.forget_placement(placement.digest)
@@ -182,6 +212,17 @@ class StepLoop:
         updates = [SequenceUpdate(i, None, FinishReason.ERROR, reason) for i in remaining]
         if updates:
             self._deliver(updates)
+
+    def _refuse_inbox(self) -> None:
+        """Fail what came too late to be taken over."""
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(command, Submit):
+                reason, sequence_id = "the engine stopped", command.sequence.sequence_id
+                self._deliver([SequenceUpdate(sequence_id, None, FinishReason.ERROR, reason)])
 
     def _observe_queue(self, batch: ScheduledBatch, now: float) -> None:
         if not self._submitted_at:

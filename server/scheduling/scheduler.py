@@ -13,6 +13,7 @@ from server.scheduling.blocks import BlockPool
 from server.scheduling.queue import FairQueue
 from server.scheduling.sequence import Sequence, SequencePhase, count_pins
 from server.scheduling.slots import AdapterSlots
+from server.scheduling.step_limits import StepLimits
 
 _MAX_PASSED_OVER = 32
 """How often others may overtake a sequence that waits for blocks or pages."""
@@ -70,6 +71,7 @@ class Scheduler:
         self._unfilled: set[str] = set()
         self._passed_over: dict[int, int] = {}
         self.num_preemptions = 0
+        self.limits = StepLimits(settings.max_num_sequences, settings.max_batch_tokens)
 
     @property
     def num_running(self) -> int:
@@ -111,7 +113,7 @@ class Scheduler:
         Returns None when nothing can run.
         """
         self._discard_unfilled()
-        budget = self._settings.max_batch_tokens
+        budget = self.limits.tokens
         rows: list[ScheduledRow] = []
         num_preemptions = self.num_preemptions
         for sequence in list(self._running):
@@ -147,6 +149,7 @@ class Scheduler:
 
     def update(self, batch: ScheduledBatch, output: StepOutput) -> list[SequenceUpdate]:
         """Record a step: tokens computed, tokens drawn, sequences that ended."""
+        self.limits.succeed()
         updates: list[SequenceUpdate] = []
         for row in batch.rows:
             sequence = self._sequences.get(row.sequence_id)
@@ -179,6 +182,13 @@ class Scheduler:
             updates.append(SequenceUpdate(sequence.sequence_id, None, FinishReason.ERROR, error))
         self.forget_placement(digest)
         return updates
+
+    def shrink(self, batch: ScheduledBatch) -> bool:
+        """There was no memory for `batch`: its rows run again in smaller steps.
+
+        Nothing of it was recorded. False when it can't be smaller.
+        """
+        return self.limits.shrink(len(batch.rows), batch.num_tokens)
 
     def forget_placement(self, digest: str) -> None:
         """The pages of a granted placement were not filled: let the next user ask for it again.

@@ -6,6 +6,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from server.api.app import create_app
+from server.api.drain import Drain
+from server.api.keys import KeyRing
 from server.api.settings import ApiSettings
 from server.core.model_info import ModelInfo
 from tests.fakes.api_catalog import FakeCatalog
@@ -25,6 +27,8 @@ class FakeServing:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     settings: ApiSettings = field(default_factory=ApiSettings)
     scrapes: list[int] = field(default_factory=list)
+    keys: KeyRing | None = None
+    drain: Drain = field(default_factory=Drain)
 
     def app(self) -> FastAPI:
         return create_app(
@@ -35,4 +39,6 @@ class FakeServing:
             registry=self.registry,
             settings=self.settings,
             before_scrape=lambda: self.scrapes.append(len(self.scrapes)),
+            keys=self.keys,
+            drain=self.drain,
         )

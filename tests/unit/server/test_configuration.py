@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import _APP
+from server.cli import _APP, option_name
 from server.configuration import ServerConfig, load_config
 from server.core.errors import ConfigurationError
 
 
 def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
-    file.write_text("port: 1\nhost: file\nkv_cache_gib: 3\n")
-    environment = {"SWITCHYARD_PORT": "2", "SWITCHYARD_HOST": "variable", "OTHER": "x"}
+    file.write_text("port: 1\nhost: 127.0.0.9\nkv_cache_gib: 3\n")
+    environment = {"SWITCHYARD_PORT": "2", "SWITCHYARD_HOST": "127.0.0.8", "OTHER": "x"}
     config = load_config(file, environment, {"port": 3, "host": None})
-    assert (config.port, config.host, config.kv_cache_gib) == (3, "variable", 3.0)
+    assert (config.port, config.host, config.kv_cache_gib) == (3, "127.0.0.8", 3.0)
     assert config.max_lora_rank == ServerConfig().max_lora_rank
 
 
@@ -49,7 +49,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_help_names_every_setting() -> None:
     text = CliRunner().invoke(_APP, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     for name in ServerConfig.model_fields:
-        option = {"adapter_roots": "adapter-root"}.get(name, name.replace("_", "-"))
+        option = option_name(name).removeprefix("--")
         assert f"--{option}" in text, f"{name} can't be set on the command line"
 
 
@@ -58,3 +58,24 @@ def test_a_wrong_setting_ends_with_one_clear_message() -> None:
     assert result.exit_code == 2
     assert "port = 99999" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.0.1"])
+def test_without_keys_this_machine_may_listen_to_itself(host: str) -> None:
+    assert load_config(None, {}, {"host": host}).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "example.org"])
+def test_without_keys_no_other_address_is_listened_on(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="without keys"):
+        load_config(None, {}, {"host": host})
+    assert load_config(None, {"SWITCHYARD_AUTH": "false"}, {"host": host}).host == host
+    assert load_config(None, {}, {"host": host, "keys_file": tmp_path}).host == host
+
+
+def test_the_command_line_and_the_file_have_the_same_settings() -> None:
+    result = CliRunner().invoke(_APP, ["--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "--no-auth" in result.output
+    result = CliRunner().invoke(_APP, ["--no-auth", "--host", "0.0.0.0", "--port", "-1"])
+    assert "port = -1" in result.output

@@ -1,0 +1,130 @@
+"""The door: who may come in, and whether anybody may at the moment."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.callers import Caller, CurrentCaller, Right
+from server.api.deadlines import HEADER as TIMEOUT_HEADER
+from server.api.deadlines import CurrentDeadline
+from server.api.drain import Drain
+from server.api.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    SlowBodyError,
+    error_response,
+)
+from server.api.keys import KeyRing
+from server.api.rate_limits import RateLimits
+from server.api.rights import is_rated, right_for
+from server.core.errors import SwitchyardError
+
+
+class Door:
+    """Checks keys, rights and request rates. Without a key ring everybody may do everything.
+
+    `metrics_are_open` lets Prometheus in without a key.
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing | None,
+        limits: RateLimits,
+        *,
+        anyone: Caller,
+        metrics_are_open: bool = True,
+    ) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._anyone = anyone
+        self._metrics_are_open = metrics_are_open
+
+    def admit(self, method: str, path: str, authorization: str) -> Caller:
+        """The caller of a request.
+
+        Raises `AuthenticationError`, `PermissionDeniedError` or `RateLimitedError`.
+        """
+        if self._keys is None:
+            return self._anyone
+        right = right_for(method, path)
+        if right is None or (right is Right.METRICS and self._metrics_are_open):
+            return self._anyone
+        caller = self._caller(self._keys, authorization)
+        if right not in caller.rights:
+            held = ", ".join(sorted(r.value for r in caller.rights)) or "none"
+            raise PermissionDeniedError(
+                f"{method} {path} needs the right '{right.value}'; the rights of this key: {held}"
+            )
+        if is_rated(method, right):
+            self._limits.take_request(caller)
+        return caller
+
+    def _caller(self, keys: KeyRing, authorization: str) -> Caller:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise AuthenticationError(
+                "this server asks for an API key: send it as the header 'Authorization: Bearer KEY'"
+            )
+        caller = keys.caller_of(key.strip())
+        if caller is None:
+            raise AuthenticationError(
+                "incorrect API key: this server doesn't know it, or it was revoked"
+            )
+        return caller
+
+
+class GuardMiddleware:
+    """Stops what may not pass, and says to the rest of the application who asks."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        door: Door,
+        current: CurrentCaller,
+        deadline: CurrentDeadline,
+        drain: Drain,
+        body_seconds: float,
+    ) -> None:
+        self._app = app
+        self._door = door
+        self._current = current
+        self._deadline = deadline
+        self._drain = drain
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
+        try:
+            with self._drain.entered(path):
+                caller = self._door.admit(method, path, headers.get("authorization", ""))
+                scope.setdefault("state", {})["caller"] = caller
+                with self._current.set(caller), self._deadline.begun(headers.get(TIMEOUT_HEADER)):
+                    await self._app(scope, self._timed(receive), send)
+        except SwitchyardError as error:
+            await error_response(error)(scope, receive, send)
+
+    def _timed(self, receive: Receive) -> Receive:
+        """`receive`, which raises `SlowBodyError` when the whole body takes too long."""
+        loop = asyncio.get_running_loop()
+        deadline, is_complete = loop.time() + self._body_seconds, False
+
+        async def timed_receive() -> Message:
+            nonlocal is_complete
+            if is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise SlowBodyError(
+                    f"the request's body wasn't complete after {self._body_seconds:g} s; send it "
+                    "again in one go"
+                ) from error
+            is_complete = not message.get("more_body", False)
+            return message
+
+        return timed_receive

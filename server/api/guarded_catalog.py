@@ -1,0 +1,49 @@
+"""The catalog as one caller may see it."""
+
+from collections.abc import Sequence
+
+from adapters.errors import AdapterError
+from adapters.stack import parse_stack
+from server.api.callers import CurrentCaller
+from server.core.ports import AdapterCatalog, CatalogEntry
+from server.core.stack import AdapterStack, AdapterVersion
+
+
+class GuardedCatalog:
+    """Implements `AdapterCatalog` over another one, for whoever asks.
+
+    Every route goes through here, so that none can forget the check. Whether an adapter exists is
+    looked up only after it is known that the caller may use it.
+    """
+
+    def __init__(self, catalog: AdapterCatalog, current: CurrentCaller) -> None:
+        self._catalog = catalog
+        self._current = current
+
+    def resolve(self, expression: str) -> AdapterStack:
+        """See `AdapterCatalog.resolve`. Raises `PermissionDeniedError` besides."""
+        caller = self._current.get()
+        try:
+            terms = parse_stack(expression)
+        except AdapterError:
+            terms = ()  # The catalog says what is wrong with it.
+        for term in terms:
+            caller.check_name(term.ref.name)
+        stack = self._catalog.resolve(expression)
+        caller.check_stack(stack)
+        return stack
+
+    def list(self) -> Sequence[CatalogEntry]:
+        """What the caller may use."""
+        caller = self._current.get()
+        return [entry for entry in self._catalog.list() if caller.may_see(entry.name)]
+
+    def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
+        """See `AdapterCatalog.load`. Raises `PermissionDeniedError` besides."""
+        self._current.get().check_name(name)
+        return self._catalog.load(name, path, replace=replace)
+
+    def unload(self, name: str) -> None:
+        """See `AdapterCatalog.unload`. Raises `PermissionDeniedError` besides."""
+        self._current.get().check_name(name)
+        self._catalog.unload(name)

@@ -1,0 +1,104 @@
+"""How the server's process ends: drained on a signal, or with an error when the engine is dead."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+
+import uvicorn
+
+from server.api.drain import Drain
+from server.core.errors import EngineDeadError
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 2.0
+"""For the last bytes of answers that were ended at the deadline."""
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but a signal first drains: the socket stays open and refuses, running requests end.
+
+    After `drain_seconds` `abort_all` ends what is left. A second signal ends it at once. A SIGTERM
+    that was obeyed ends the process with status 0, not by the signal.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        *,
+        drain_seconds: float,
+        abort_all: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._drain_seconds = drain_seconds
+        self._abort_all = abort_all
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain on SIGINT and SIGTERM; end at once on a second one."""
+        self._loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal handler. Called between two bytecodes, so it leaves the work to the loop."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._obey)
+
+    def _obey(self) -> None:
+        if self._draining is not None:
+            logger.warning("told to stop again: ending now")
+            self._abort_all()
+            self.should_exit = True
+        else:
+            self._draining = asyncio.create_task(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        self._drain.begin()
+        logger.info(
+            "told to stop: %d requests may finish within %g s",
+            self._drain.num_inside,
+            self._drain_seconds,
+        )
+        if not await self._drain.wait_empty(self._drain_seconds):
+            logger.warning("%d requests are cut off", self._drain.num_inside)
+            self._abort_all()
+            await self._drain.wait_empty(_FLUSH_SECONDS)
+        self.should_exit = True
+
+
+async def serve_until_dead(
+    server: DrainingServer, wait_dead: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve until told to stop, or until the engine is dead.
+
+    Raises `EngineDeadError` in the latter case, for a process status that a supervisor sees.
+    """
+
+    async def watch() -> None:
+        await wait_dead()
+        logger.critical("the engine is dead; the process ends for its supervisor to start it again")
+        server.should_exit = True
+
+    watching = asyncio.create_task(watch())
+    try:
+        await server.serve()
+        if watching.done():
+            watching.result()
+            raise EngineDeadError("the engine died; the log above says of what")
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching

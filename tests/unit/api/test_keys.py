@@ -1,0 +1,94 @@
+"""Keys: what is kept of them, who they belong to, and the file that a running server follows."""
+
+import asyncio
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from server.api.callers import Right
+from server.api.key_file import read_keys, watch_keys, write_keys
+from server.api.keys import KeyRecord, KeyRing
+from server.core.errors import ConfigurationError
+from tests.fakes.api_keys import make_key
+
+
+def test_a_key_opens_only_for_whom_it_was_made() -> None:
+    key, record = make_key("a", adapters=["sql"], priority=3)
+    other, _ = make_key("b")
+    ring = KeyRing([record])
+    caller = ring.caller_of(key)
+    assert caller is not None
+    assert (caller.name, caller.adapters, caller.weight) == ("a", ("sql",), 3.0)
+    assert ring.caller_of(other) is None
+    assert ring.caller_of(key[:-1] + ("A" if key[-1] != "A" else "B")) is None
+    for wrong in ("", "sy-", key + "x", key.upper(), "é" * 60, " " + key):
+        assert ring.caller_of(wrong) is None
+    ring.replace([])
+    assert ring.caller_of(key) is None
+
+
+def test_the_file_holds_no_secret_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keys.yaml"
+    key, record = make_key("a", rights=["infer", "load"], tokens_per_minute=5)
+    write_keys(path, [record])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert key.split("-", 2)[2] not in path.read_text()
+    assert read_keys(path) == (record,)
+    assert read_keys(path)[0].rights == {Right.INFER, Right.LOAD}
+    assert [p.name for p in path.parent.iterdir()] == ["keys.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("keys: 3", "keys"),
+        ("keys: [", "isn't YAML"),
+        ("keys:\n- {id: abc, name: a, salt: b, sha256: c}", "keys.0.id"),
+        ("words", "the file"),
+        ("keys: []\nkey: []", "key"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=problem):
+        read_keys(path)
+
+
+def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    write_keys(path, [make_key("a")[1], make_key("a")[1]])
+    with pytest.raises(ConfigurationError, match="two keys have the name a"):
+        read_keys(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        read_keys(tmp_path / "none.yaml")
+
+
+async def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    first, second = make_key("a")[1], make_key("b")[1]
+    write_keys(path, [first])
+    seen: asyncio.Queue[Sequence[KeyRecord]] = asyncio.Queue()
+    watching = asyncio.create_task(watch_keys(path, seen.put_nowait))
+    try:
+        # The watcher says nothing when it begins, so write until it has seen one.
+        while seen.empty():
+            write_keys(path, [first, second])
+            await asyncio.sleep(0.05)
+        assert [record.name for record in await seen.get()] == ["a", "b"]
+        path.write_text("keys: [")
+        await asyncio.sleep(0.6)
+        while not seen.empty():
+            assert len(await seen.get()) == 2, "a broken file took keys away"
+        write_keys(path, [second])
+        async with asyncio.timeout(60):
+            while await seen.get() != (second,):
+                pass
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
