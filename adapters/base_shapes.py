@@ -27,7 +27,7 @@ def load_base_shapes(reference: str) -> BaseShapes:
     """
     resolved = importlib.import_module("adapters.base.reference").resolve_base(reference)
     transformers = importlib.import_module("transformers")
-    shapes_of = importlib.import_module("adapters.base.modules").module_shapes_from_config
+    shapes_of = importlib.import_module("adapters.base.modules").adaptable_modules_from_config
     try:
         modules = shapes_of(transformers.AutoConfig.from_pretrained(str(resolved.path)))
     except (OSError, ValueError, KeyError) as error:

@@ -101,8 +101,8 @@ def verify(
             folder = Path(target)
             inspection = inspect_adapter(folder, modules)
             typer.echo(
-                f"ok: {folder} is a {inspection.method} adapter of rank {inspection.rank} over "
-                f"{len(inspection.ranks)} modules ({size_text(inspection.size_bytes)}), "
+                f"ok: {folder} is {inspection.describe()} "
+                f"({size_text(inspection.size_bytes)}), "
                 f"{adapter_digest(folder)}{_checked_against(base)}"
             )
             return

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.adapter_config import read_adapter_config
 from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE
-from adapters.lora_config import read_adapter_config
 from adapters.tensor_header import read_tensor_header
 
 _CHUNK_BYTES = 1 << 20
@@ -19,7 +19,12 @@ _KEYS_WITHOUT_EFFECT = frozenset({
     "inference_mode", "target_modules", "exclude_modules", "layers_to_transform",
     "layers_pattern", "lora_dropout", "init_lora_weights", "megatron_config", "megatron_core",
     "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config",
-    "runtime_config", "ensure_weight_tying", "qalora_group_size",
+    "runtime_config", "ensure_weight_tying", "qalora_group_size", "modules_to_save",
+    "feedforward_modules", "init_ia3_weights", "init_weights", "prompt_tuning_init",
+    "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path", "tokenizer_name_or_path",
+    "tokenizer_kwargs", "encoder_reparameterization_type", "encoder_hidden_size",
+    "encoder_num_layers", "encoder_dropout", "prefix_projection", "target_r", "tinit", "tfinal",
+    "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step",
 })  # fmt: skip
 
 # The first pattern that matches counts, so their order does too.

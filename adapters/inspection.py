@@ -3,48 +3,36 @@
 No tensor is read and nothing is executed. Every problem is told at once.
 """
 
-import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from adapters.adapter_config import (
+    AdapterConfig,
+    PromptConfig,
+    parse_adapter_config,
+    read_adapter_config,
+)
+from adapters.base_fit import base_problems
 from adapters.errors import DocumentError, InspectionError, TensorFileError
 from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE, list_folder
-from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
+from adapters.lora_config import LoraConfig
+from adapters.tensor_checks import ModuleTensors, module_problems, rank_of
 from adapters.tensor_header import TensorEntry, read_tensor_header
-
-KEY_PREFIX = "base_model.model."
-_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.{1,256})\.lora_(?P<side>[AB])\.weight")
-_FACTOR_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
-_MAX_LISTED = 12
-
-# A part of a key -> what such tensors are. The first that fits names the tensor's kind.
-_UNSERVED_KEYS: tuple[tuple[str, str], ...] = (
-    ("lora_magnitude_vector", "DoRA magnitudes"),
-    ("lora_embedding_", "LoRA on embeddings"),
-    (".lora_A.bias", "LoRA biases"),
-    (".lora_B.bias", "LoRA biases"),
-    (".bias", "trained biases"),
-    ("modules_to_save", "fully trained modules"),
-    ("trainable_tokens", "trained token embeddings"),
-    ("ia3_l", "IA3 vectors"),
-    ("prompt_embeddings", "prompt tuning"),
-    ("prompt_encoder", "prompt tuning"),
-    ("lora_E", "AdaLoRA singular values"),
-    ("lora_ranknum", "AdaLoRA ranks"),
-)
+from adapters.tensor_roles import KEY_PREFIX, TensorRole, parse_tensor_key
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterInspection:
     """An adapter folder that can be served.
 
-    `method` is PEFT's name in lower case, `rank` the largest rank of a module, `alpha` the
-    config's `lora_alpha`, `ranks` module -> rank. `matched` are the modules whose shapes fit the
-    base; `unmatched` those that were compared with none, because no base was given.
-    `size_bytes` is the weights file's.
+    `method` is PEFT's name in lower case, `rank` the largest rank of a module (0 without factors),
+    `alpha` the config's `lora_alpha` (0 where there is none), `ranks` module -> rank. `matched` are
+    the modules whose shapes fit the base; `unmatched` those that were compared with none, because
+    no base was given. `size_bytes` is the weights file's. `num_virtual_tokens` come before the
+    prompt; with `invocation_token_ids` the adapter acts from those on. `parts` are the kinds of
+    tensors in it.
     """
 
     method: str
@@ -55,17 +43,17 @@ class AdapterInspection:
     size_bytes: int
     base_reference: str | None
     ranks: Mapping[str, int]
+    num_virtual_tokens: int = 0
+    invocation_token_ids: tuple[int, ...] = ()
+    parts: tuple[TensorRole, ...] = ()
 
-
-@dataclass(slots=True)
-class _Factors:
-    """The A [r, in] and B [out, r] of one module, as far as they are there."""
-
-    sides: dict[str, TensorEntry] = field(default_factory=dict)
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.sides["A"].shape, self.sides["B"].shape
+    def describe(self) -> str:
+        """What it is, for a person: `a lora adapter of rank 8 over 28 modules`."""
+        if self.num_virtual_tokens:
+            return f"a {self.method} adapter of {self.num_virtual_tokens} virtual tokens"
+        modules = len(self.matched) + len(self.unmatched)
+        of_rank = f" of rank {self.rank}" if self.rank else ""
+        return f"a {self.method} adapter{of_rank} over {modules} modules"
 
 
 def inspect_adapter(
@@ -81,22 +69,30 @@ def inspect_adapter(
     files = _files(folder, problems)
     config = _config(files.get(CONFIG_FILE), problems)
     entries = _entries(files.get(WEIGHTS_FILE), problems)
-    modules = _group(entries, problems)
-    ranks = _check_factors(modules, config, problems)
-    if base_modules is not None and modules:
-        problems += _base_problems(modules, base_modules, config)
+    modules: dict[str, ModuleTensors] = {}
+    if config is not None and entries is not None:
+        modules = _group(entries, problems)
+        for module, tensors in modules.items():
+            problems += module_problems(module, tensors, config)
+        problems += _emptiness(modules, config)
+        if base_modules is not None and modules:
+            problems += base_problems(modules, base_modules, config.base_reference)
     if problems or config is None:
         raise InspectionError(f"the adapter in {folder} can't be used:", problems)
-    names = tuple(ranks)
+    ranks = {module: rank for module, t in modules.items() if (rank := rank_of(t)) is not None}
+    names = tuple(module for module in modules if module)
     return AdapterInspection(
-        method="lora",
-        rank=max(ranks.values()),
-        alpha=config.alpha,
+        method=config.method,
+        rank=max(ranks.values(), default=0),
+        alpha=config.alpha if isinstance(config, LoraConfig) else 0.0,
         matched=() if base_modules is None else names,
         unmatched=names if base_modules is None else (),
         size_bytes=files[WEIGHTS_FILE].stat().st_size,
         base_reference=config.base_reference,
         ranks=MappingProxyType(ranks),
+        num_virtual_tokens=config.num_virtual_tokens if isinstance(config, PromptConfig) else 0,
+        invocation_token_ids=config.invocation_token_ids if isinstance(config, LoraConfig) else (),
+        parts=tuple(role for role in TensorRole if any(role in t for t in modules.values())),
     )
 
 
@@ -114,11 +110,11 @@ def _files(folder: Path, problems: list[str]) -> dict[str, Path]:
     return listing.files
 
 
-def _config(path: Path | None, problems: list[str]) -> LoraConfig | None:
+def _config(path: Path | None, problems: list[str]) -> AdapterConfig | None:
     if path is None:
         return None
     try:
-        return parse_lora_config(read_adapter_config(path), problems)
+        return parse_adapter_config(read_adapter_config(path), problems)
     except DocumentError as error:
         problems.append(str(error))
         return None
@@ -134,105 +130,30 @@ def _entries(path: Path | None, problems: list[str]) -> dict[str, TensorEntry] |
         return None
 
 
-def _group(entries: dict[str, TensorEntry] | None, problems: list[str]) -> dict[str, _Factors]:
-    """Module -> factors; what is no LoRA factor goes to `problems`, counted by kind."""
-    modules: dict[str, _Factors] = {}
-    others: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for key in sorted(entries or {}):
-        match = _LORA_KEY.fullmatch(key)
-        if match is not None:
-            assert entries is not None
-            modules.setdefault(match["module"], _Factors()).sides[match["side"]] = entries[key]
-            continue
-        kind = next((title for part, title in _UNSERVED_KEYS if part in key), "unknown tensors")
-        others[kind] += 1
-        examples.setdefault(kind, key[:200])
-    for kind, count in others.items():
+def _group(entries: dict[str, TensorEntry], problems: list[str]) -> dict[str, ModuleTensors]:
+    """Module -> tensors by role; what can't be told goes to `problems`, once."""
+    modules: dict[str, dict[TensorRole, TensorEntry]] = {}
+    unknown: list[str] = []
+    for name in sorted(entries):
+        key = parse_tensor_key(name)
+        if key is None or key.role in modules.get(key.module, {}):
+            unknown.append(name)
+        else:
+            modules.setdefault(key.module, {})[key.role] = entries[name]
+    if unknown:
         problems.append(
-            f"{kind} aren't served yet: {count} tensor{'s' * (count != 1)}, such as "
-            f"{examples[kind]}; a LoRA factor is {KEY_PREFIX}MODULE.lora_A.weight or .lora_B.weight"
+            f"{len(unknown)} tensor{'s' * (len(unknown) != 1)} of unknown meaning, such as "
+            f"{unknown[0][:200]}; a LoRA factor is {KEY_PREFIX}MODULE.lora_A.weight or "
+            ".lora_B.weight"
         )
-    if entries is not None and not modules:
-        problems.append(f"{WEIGHTS_FILE} holds no LoRA factor")
-    return modules
+    return dict(modules)
 
 
-def _check_factors(
-    modules: Mapping[str, _Factors], config: LoraConfig | None, problems: list[str]
-) -> dict[str, int]:
-    """Module -> rank of the modules whose factors agree with each other and with the config."""
-    ranks: dict[str, int] = {}
-    for module, factors in modules.items():
-        wrong = _factor_problems(module, factors, config)
-        problems += wrong
-        if not wrong:
-            ranks[module] = factors.shapes[0][0]
-    return ranks
-
-
-def _factor_problems(module: str, factors: _Factors, config: LoraConfig | None) -> list[str]:
-    if set(factors.sides) != {"A", "B"}:
-        (there,) = factors.sides
-        other = "B" if there == "A" else "A"
-        return [f"{module} has lora_{there} without lora_{other}"]
-    problems = [
-        f"{module}: lora_{side} is {entry.dtype}; factors are one of "
-        f"{', '.join(sorted(_FACTOR_DTYPES))}"
-        for side, entry in factors.sides.items()
-        if entry.dtype not in _FACTOR_DTYPES
-    ]
-    a, b = factors.shapes
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in a + b:
-        return [
-            *problems,
-            f"{module}: lora_A {list(a)} and lora_B {list(b)} don't multiply: they must be "
-            "[r, in] and [out, r]",
-        ]
-    if config is not None:
-        if a[0] != config.rank_of(module):
-            problems.append(
-                f"{module} has rank {a[0]}, but {CONFIG_FILE} says {config.rank_of(module)}"
-            )
-        if not config.targets(module):
-            problems.append(f"{module} isn't among target_modules of {CONFIG_FILE}")
-    return problems
-
-
-def _base_problems(
-    modules: Mapping[str, _Factors],
-    base_modules: Mapping[str, tuple[int, int]],
-    config: LoraConfig | None,
-) -> list[str]:
-    made_for = f" (made for {config.base_reference})" if config and config.base_reference else ""
-    missing = [module for module in modules if module not in base_modules]
-    if len(missing) == len(modules):
-        return [
-            f"no module of the adapter{made_for} is in this base: another base model, or another "
-            f"naming. The adapter has {_listed(modules)}; the base has {_listed(base_modules)}"
-        ]
-    problems = []
-    if missing:
-        problems.append(
-            f"{len(missing)} of {len(modules)} modules of the adapter{made_for} aren't in this "
-            f"base: {_listed(missing)}; the base has {_listed(base_modules)}"
-        )
-    for module, factors in modules.items():
-        if module in base_modules and set(factors.sides) == {"A", "B"}:
-            a, b = factors.shapes
-            actual, wanted = (a[-1:], b[:1]), base_modules[module]
-            if actual != ((wanted[0],), (wanted[1],)):
-                problems.append(
-                    f"{module}: lora_A {list(a)} and lora_B {list(b)} don't fit this base's "
-                    f"{wanted[0]} inputs and {wanted[1]} outputs: the adapter{made_for} is for "
-                    "another base model"
-                )
-    return problems
-
-
-def _listed(names: Mapping[str, object] | list[str]) -> str:
-    """Every name once, the layer numbers replaced by `*`."""
-    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
-    rest = len(kinds) - _MAX_LISTED
-    text = ", ".join(kinds[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
-    return text or "none"
+def _emptiness(modules: Mapping[str, ModuleTensors], config: AdapterConfig) -> list[str]:
+    """A file without anything that could have an effect."""
+    roles = {role for tensors in modules.values() for role in tensors} - {TensorRole.BASE_COPY}
+    if not roles:
+        return [f"{WEIGHTS_FILE} holds no tensor of a {config.method} adapter"]
+    if isinstance(config, PromptConfig) and TensorRole.PROMPT not in roles:
+        return [f"{WEIGHTS_FILE} holds no prompt_embeddings"]
+    return []

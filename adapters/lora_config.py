@@ -1,33 +1,34 @@
-"""`adapter_config.json` of a LoRA adapter: what of it changes the function, and what isn't served.
+"""`adapter_config.json` of a LoRA or AdaLoRA adapter: what of it changes the function.
 
-Field names and meanings are those of `peft.LoraConfig` (PEFT 0.21).
+Field names and meanings are those of `peft.LoraConfig` and `peft.AdaLoraConfig` (PEFT 0.21).
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.bounded_json import read_json_object
+from adapters.config_values import (
+    base_reference,
+    is_token_ids,
+    module_targets,
+    names_module,
+    shown_value,
+    string_tuple,
+    token_table,
+)
 from adapters.module_patterns import lookup_pattern, pattern_table_problems
 
-MAX_CONFIG_BYTES = 4 << 20
 MAX_RANK = 65536
-_MAX_DEPTH = 16
 
-SERVED_METHODS = ("LORA",)
+_ADALORA_EPSILON = 1e-5
+"""What PEFT adds to AdaLoRA's rank before it divides by it."""
 
 # Key -> what it is called. A value that isn't empty, false or None asks for it.
 _UNSERVED_FEATURES: Mapping[str, str] = {
-    "use_dora": "DoRA",
-    "modules_to_save": "fully trained modules",
-    "lora_bias": "LoRA bias",
-    "trainable_token_indices": "trained token embeddings",
     "target_parameters": "LoRA on bare parameters",
     "layer_replication": "replicated layers",
     "use_qalora": "QALoRA",
-    "alora_invocation_tokens": "activated LoRA",
     "use_bdlora": "block-diagonal LoRA",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
@@ -38,27 +39,51 @@ _UNSERVED_FEATURES: Mapping[str, str] = {
 # relative to another base than the published one.
 _BASE_CHANGING_INITS = ("pissa", "corda", "olora", "mica", "loftq", "lora_ga")
 
+_BIASES = ("none", "lora_only", "all")
+
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """The part of a LoRA config that says what the factors mean."""
+    """The part of a LoRA or AdaLoRA config that says what the tensors mean.
 
+    `invocation_token_ids` make it an activated LoRA (arXiv:2504.12397): it acts from their last
+    occurrence in the prompt on. `token_ids` are the tokens with trained embeddings, by the module
+    that holds them ("" means the input embedding). `modules_to_save` were trained in full.
+    """
+
+    method: str
     rank: int
     alpha: float
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     use_rslora: bool
+    use_dora: bool
     fan_in_fan_out: bool
+    bias: str
     target_modules: tuple[str, ...] | str | None
     base_reference: str | None
+    modules_to_save: tuple[str, ...] = ()
+    token_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    invocation_token_ids: tuple[int, ...] = ()
 
-    def rank_of(self, module: str) -> int:
-        """The rank that the config gives `module`."""
+    @property
+    def is_adalora(self) -> bool:
+        return self.method == "adalora"
+
+    def rank_of(self, module: str) -> int | None:
+        """The rank that the config gives `module`; None where AdaLoRA pruned as it liked."""
+        if self.is_adalora:
+            return None
         return lookup_pattern(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """alpha/r of `module`, or alpha/sqrt(r) for rsLoRA (arXiv:2312.03732)."""
-        rank = self.rank_of(module)
+        """alpha/r of `module`; alpha/sqrt(r) for rsLoRA (arXiv:2312.03732).
+
+        AdaLoRA divides by the rank it began with, whatever was pruned.
+        """
+        if self.is_adalora:
+            return self.alpha / (self.rank + _ADALORA_EPSILON)
+        rank = lookup_pattern(self.rank_pattern, module, self.rank)
         alpha = lookup_pattern(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -69,71 +94,109 @@ class LoraConfig:
         """
         if not isinstance(self.target_modules, tuple):
             return True
-        return any(
-            module == target or module.endswith(f".{target}") for target in self.target_modules
-        )
+        return names_module(self.target_modules, module)
 
-
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    """The JSON object of an `adapter_config.json`. Raises `DocumentError`."""
-    return read_json_object(path, max_bytes=MAX_CONFIG_BYTES, max_depth=_MAX_DEPTH)
+    def saves(self, module: str) -> bool:
+        """Whether `module` was trained in full."""
+        return names_module(self.modules_to_save, module)
 
 
 def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraConfig | None:
-    """The config, or None where it is not LoRA or has a wrong value; appends to `problems`."""
-    method = document.get("peft_type")
-    if not isinstance(method, str):
-        problems.append("adapter_config.json has no peft_type: not a PEFT adapter")
-        return None
-    if method.upper() not in SERVED_METHODS:
-        problems.append(
-            f"the method {method[:40]} isn't served yet; served: {', '.join(SERVED_METHODS)}"
-        )
-        return None
+    """The config of a LoRA adapter, or None where a value is wrong; appends to `problems`."""
     problems += _unserved(document)
     wrong: list[str] = []
     for key in ("rank_pattern", "alpha_pattern"):
         wrong += pattern_table_problems(key, document.get(key) or {})
     if not wrong:
         wrong += _number_problems(document)
-    for key in ("use_rslora", "fan_in_fan_out"):
-        if not isinstance(document.get(key) or False, bool):
-            wrong.append(f"{key} is {_shown(document[key])}; it must be true or false")
-    targets = document.get("target_modules")
-    if isinstance(targets, list) and all(isinstance(item, str) for item in targets):
-        targets = tuple(targets)
-    elif targets is not None and not isinstance(targets, str):
-        wrong.append("target_modules must be a list of module names or one regular expression")
+    wrong += _flag_problems(document)
+    targets = module_targets(document, wrong)
+    saved = string_tuple(document, "modules_to_save", wrong)
+    tokens = token_table(document, "trainable_token_indices", wrong)
     problems += wrong
     if wrong:
         return None
-    base = document.get("base_model_name_or_path")
     return LoraConfig(
+        method="lora",
         rank=document["r"],
         alpha=float(document["lora_alpha"]),
         rank_pattern=document.get("rank_pattern") or {},
         alpha_pattern={k: float(v) for k, v in (document.get("alpha_pattern") or {}).items()},
         use_rslora=bool(document.get("use_rslora")),
+        use_dora=bool(document.get("use_dora")),
         fan_in_fan_out=bool(document.get("fan_in_fan_out")),
+        bias=document.get("bias") or "none",
         target_modules=targets,
-        base_reference=base if isinstance(base, str) and base else None,
+        base_reference=base_reference(document),
+        modules_to_save=saved,
+        token_ids=tokens,
+        invocation_token_ids=tuple(document.get("alora_invocation_tokens") or ()),
+    )
+
+
+def parse_adalora_config(document: Mapping[str, Any], problems: list[str]) -> LoraConfig | None:
+    """The config of an AdaLoRA adapter, or None where a value is wrong; appends to `problems`."""
+    wrong: list[str] = []
+    rank, alpha = document.get("init_r", 12), document.get("lora_alpha", 8)
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        wrong.append(
+            f"init_r is {shown_value(rank)}; a rank is a whole number from 1 to {MAX_RANK}"
+        )
+    if not _is_alpha(alpha):
+        wrong.append(
+            f"lora_alpha is {shown_value(alpha)}; an alpha is a finite number other than 0"
+        )
+    wrong += _flag_problems(document)
+    targets = module_targets(document, wrong)
+    saved = string_tuple(document, "modules_to_save", wrong)
+    problems += wrong
+    if wrong:
+        return None
+    return LoraConfig(
+        method="adalora",
+        rank=rank,
+        alpha=float(alpha) if alpha > 0 else float(rank),
+        rank_pattern={},
+        alpha_pattern={},
+        use_rslora=False,
+        use_dora=False,
+        fan_in_fan_out=bool(document.get("fan_in_fan_out")),
+        bias=document.get("bias") or "none",
+        target_modules=targets,
+        base_reference=base_reference(document),
+        modules_to_save=saved,
     )
 
 
 def _unserved(document: Mapping[str, Any]) -> list[str]:
     problems = [
-        f"{key} is {_shown(document[key])}: this asks for {title}, not served yet"
+        f"{key} is {shown_value(document[key])}: this asks for {title}, which isn't served"
         for key, title in _UNSERVED_FEATURES.items()
         if document.get(key)
     ]
-    bias = document.get("bias", "none")
-    if bias not in ("none", None):
-        problems.append(f"bias is {_shown(bias)}: trained biases aren't served yet; use 'none'")
     init = document.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
         problems.append(
-            f"init_lora_weights is {_shown(init)}, which changes the base weights: convert the "
-            "adapter to plain LoRA (save_pretrained(path_initial_model_for_weight_conversion=...))"
+            f"init_lora_weights is {shown_value(init)}, which changes the base weights: convert "
+            "the adapter to plain LoRA (save_pretrained(path_initial_model_for_weight_conversion="
+            "...))"
+        )
+    return problems
+
+
+def _flag_problems(document: Mapping[str, Any]) -> list[str]:
+    problems = [
+        f"{key} is {shown_value(document[key])}; it must be true or false"
+        for key in ("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias")
+        if not isinstance(document.get(key) or False, bool)
+    ]
+    bias = document.get("bias") or "none"
+    if bias not in _BIASES:
+        problems.append(f"bias is {shown_value(bias)}; it is one of {', '.join(_BIASES)}")
+    invocation = document.get("alora_invocation_tokens")
+    if invocation is not None and not is_token_ids(invocation):
+        problems.append(
+            f"alora_invocation_tokens is {shown_value(invocation)}; it must list token ids"
         )
     return problems
 
@@ -144,12 +207,12 @@ def _number_problems(document: Mapping[str, Any]) -> list[str]:
     ranks |= {f"rank_pattern[{k}]": v for k, v in (document.get("rank_pattern") or {}).items()}
     alphas |= {f"alpha_pattern[{k}]": v for k, v in (document.get("alpha_pattern") or {}).items()}
     problems = [
-        f"{key} is {_shown(value)}; a rank is a whole number from 1 to {MAX_RANK}"
+        f"{key} is {shown_value(value)}; a rank is a whole number from 1 to {MAX_RANK}"
         for key, value in ranks.items()
         if type(value) is not int or not 1 <= value <= MAX_RANK
     ]
     problems += [
-        f"{key} is {_shown(value)}; an alpha is a finite number other than 0"
+        f"{key} is {shown_value(value)}; an alpha is a finite number other than 0"
         for key, value in alphas.items()
         if not _is_alpha(value)
     ]
@@ -161,8 +224,3 @@ def _is_alpha(value: Any) -> bool:
         return False
     # A whole number can be too large for a float.
     return value != 0 and -1e30 < value < 1e30
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -65,14 +65,16 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _length_problem(start: bytes, file_size: int) -> str | None:
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    length = int.from_bytes(start, "little")
+    # A sound header of 640 bytes begins like a pickle, so the length is asked first.
+    is_sound = _LENGTH_BYTES + length <= file_size and len(start) == _LENGTH_BYTES
+    if not is_sound and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return (
             "it is a pickle (or zip of pickles) under a .safetensors name; pickles can run code "
             "and aren't read. Save the adapter again with safe_serialization=True"
         )
     if len(start) < _LENGTH_BYTES:
         return f"it has {file_size} bytes; a safetensors file has at least {_LENGTH_BYTES}"
-    length = int.from_bytes(start, "little")
     if length > MAX_HEADER_BYTES:
         return f"its header claims {length} bytes; at most {MAX_HEADER_BYTES} are read"
     if _LENGTH_BYTES + length > file_size:

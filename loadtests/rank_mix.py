@@ -31,7 +31,6 @@ from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.host_adapter import PagedAdapter
 from server.model.native import leave_cores_to_kernels
-from server.model.page_layout import PageLayout
 
 RANKS = (8, 16, 64)
 MIX = "8/16/64 mixed"
@@ -161,7 +160,7 @@ class RankMix:
 
     def _fill_bank(self, num_pages: int) -> None:
         """The same random page everywhere: the memory differs, and speed asks for no more."""
-        layout = PageLayout.for_modules(self._model.module_shapes)
+        layout = self._model.page_layout
         generator = torch.Generator().manual_seed(0)
         page = torch.randn(1, layout.page_elements, generator=generator) * 0.01
         scales = torch.ones(len(layout.places))

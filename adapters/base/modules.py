@@ -27,9 +27,37 @@ def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def adaptable_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Module name -> shape of everything that an adapter may change.
+
+    The linears and the output head as (in, out), the token embedding as (vocabulary, hidden), and
+    norms with a bias, of which only that can be trained, as (size, size).
+    """
+    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    shapes = linear_modules(model)
+    for name, module in model.named_modules():
+        if module is embedding:
+            rows, columns = embedding.weight.shape
+            shapes[name] = int(rows), int(columns)
+        elif module is head and (shape := linear_shape(head)) is not None:
+            shapes[name] = shape
+        elif isinstance(module, nn.LayerNorm) and module.bias is not None:
+            shapes[name] = module.normalized_shape[-1], module.normalized_shape[-1]
+    return shapes
+
+
 def module_shapes_from_config(config: Any) -> dict[str, tuple[int, int]]:
     """`linear_modules` of the architecture in a transformers config, without any weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return linear_modules(AutoModelForCausalLM.from_config(config))
+
+
+def adaptable_modules_from_config(config: Any) -> dict[str, tuple[int, int]]:
+    """`adaptable_modules` of the architecture in a transformers config, without any weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return adaptable_modules(AutoModelForCausalLM.from_config(config))

@@ -58,6 +58,7 @@ class AssembledModel:
     loader: AdapterLoader
     tokenizer: ChatTokenizer
     module_shapes: Mapping[str, tuple[int, int]]
+    page_layout: PageLayout
     model_id: str
     base_reference: str
     base_digest: str
@@ -134,7 +135,8 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         tokenizer=TransformersTokenizer(
             base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
         ),
-        module_shapes=generic.module_shapes,
+        module_shapes=generic.adaptable_shapes,
+        page_layout=layout,
         model_id=base.resolved.model_id,
         base_reference=base.resolved.reference,
         base_digest=base.resolved.digest,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapters.base.modules import linear_modules
+from adapters.base.modules import adaptable_modules, linear_modules
 from server.core.errors import UnsupportedModelError
 from server.model.adapter_linear import AdapterLinear
 from server.model.attention_interface import ATTENTION_NAME, StepAttention, register_attention
@@ -88,6 +88,7 @@ class GenericModel:
             len(self.layers), first.num_kv_heads, first.key_dim, first.value_dim
         )
         self.module_shapes = linear_modules(model)
+        self.adaptable_shapes = adaptable_modules(model)
 
     def install_adapters(self, bank: AdapterBank, backend: KernelBackend | None = None) -> None:
         """Wrap every adaptable linear, so that the bank's pages can be added to it.

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from adapters.adapter_config import parse_adapter_config, read_adapter_config
 from adapters.errors import DocumentError
-from adapters.lora_config import LoraConfig, parse_lora_config, read_adapter_config
+from adapters.lora_config import LoraConfig
 from adapters.rank_pages import PAGE_RANK, pages_for_rank
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterVersion
@@ -100,9 +101,13 @@ class PagedAdapterLoader:
 
 def _read_config(folder: Path) -> LoraConfig:
     problems: list[str] = []
-    config = parse_lora_config(read_adapter_config(folder / "adapter_config.json"), problems)
+    config = parse_adapter_config(read_adapter_config(folder / "adapter_config.json"), problems)
     if config is None or problems:
         raise ValueError("; ".join(problems))
+    if not isinstance(config, LoraConfig) or config.is_adalora:
+        raise ValueError(f"the method {config.method} is known but isn't served yet")
+    if config.invocation_token_ids:
+        raise ValueError("activated LoRA is known but isn't served yet")
     return config
 
 

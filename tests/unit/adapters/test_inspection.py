@@ -143,15 +143,23 @@ def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"peft_type": "IA3"}, "the method IA3 isn't served yet; served: LORA"),
-        ({"peft_type": "PROMPT_TUNING"}, "the method PROMPT_TUNING isn't served yet"),
+        ({"peft_type": "OFT"}, "the method OFT isn't served: it multiplies the base weight by a"),
+        ({"peft_type": "LOHA"}, "the method LOHA isn't served: its change of a weight has no low"),
+        ({"peft_type": "NEW"}, "the method NEW isn't served; served are LORA, ADALORA, IA3"),
+        ({"peft_type": "IA3"}, "has a LoRA factor A .r, in., which ia3 adapters don't"),
         ({"peft_type": None}, "has no peft_type"),
-        ({"use_dora": True}, "use_dora is True: this asks for DoRA, not served yet"),
-        ({"modules_to_save": ["lm_head"]}, "fully trained modules, not served yet"),
-        ({"lora_bias": True}, "LoRA bias, not served yet"),
-        ({"bias": "lora_only"}, "trained biases aren't served yet"),
-        ({"trainable_token_indices": [1]}, "trained token embeddings"),
-        ({"layer_replication": [[0, 1]]}, "replicated layers"),
+        ({"use_dora": True}, "has no DoRA magnitude, but use_dora is set"),
+        ({"use_dora": "yes"}, "use_dora is 'yes'; it must be true or false"),
+        ({"modules_to_save": ["lm_head"]}, None),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head'; it must be a list"),
+        ({"lora_bias": True}, None),
+        ({"bias": "lora_only"}, None),
+        ({"bias": "some"}, "bias is 'some'; it is one of none, lora_only, all"),
+        ({"trainable_token_indices": [1]}, None),
+        ({"trainable_token_indices": [1, 1]}, "trainable_token_indices names a token twice"),
+        ({"trainable_token_indices": [-1]}, "it must list token ids"),
+        ({"alora_invocation_tokens": ["a"]}, "alora_invocation_tokens is .'a'.; it must list"),
+        ({"layer_replication": [[0, 1]]}, "replicated layers, which isn't served"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base weights"),
         ({"r": 0}, "r is 0; a rank is a whole number from 1"),
         ({"r": "8"}, "r is '8'; a rank"),
@@ -216,15 +224,18 @@ def _with(name: str, dtype: str = "F32", shape: tuple[int, ...] = (1,)) -> Tenso
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        (_with(f"{Q_PROJ}.lora_magnitude_vector"), "DoRA magnitudes aren't served yet: 1 tensor,"),
-        (_with("base_model.model.model.embed_tokens.lora_embedding_A"), "LoRA on embeddings"),
-        (_with(f"{Q_PROJ}.lora_B.bias"), "LoRA biases aren't"),
-        (_with("base_model.model.x.ia3_l"), "IA3 vectors"),
-        (_with("prompt_embeddings"), "prompt tuning"),
-        (_with("base_model.model.lm_head.weight"), "unknown tensors aren't served yet"),
+        (_with(f"{Q_PROJ}.lora_magnitude_vector"), "DoRA magnitude [out], but use_dora isn't set"),
+        (_with("base_model.model.model.embed_tokens.lora_embedding_A"), "lora_embedding_A without"),
+        (_with(f"{Q_PROJ}.lora_B.bias"), "the LoRA bias [out] is [1], and B has 8 outputs"),
+        (_with(f"{Q_PROJ}.base_layer.bias"), "trained bias [out], but bias is 'none'"),
+        (_with("base_model.model.x.ia3_l"), "has a IA3 vector, which lora adapters don't"),
+        (_with("prompt_embeddings"), "the file has a virtual tokens, which lora adapters don't"),
+        (_with("base_model.model.lm_head.weight"), "isn't among modules_to_save"),
+        (_with("base_model.model.x.trainable_tokens_delta"), "names no tokens for it"),
+        (_with("base_model.vera_A"), "1 tensor of unknown meaning, such as base_model.vera_A"),
         (_with("model.layers.0.q_proj.lora_A.weight"), "a LoRA factor is base_model.model.MODULE"),
-        (_with(f"{Q_PROJ}.lora_A.default.weight"), "unknown tensors"),
-        (_with(f"{Q_PROJ}.lora_A.weight", "I8", (2, 8)), "lora_A is I8; factors are one of"),
+        (_with(f"{Q_PROJ}.lora_A.default.weight"), "unknown meaning"),
+        (_with(f"{Q_PROJ}.lora_A.weight", "I8", (2, 8)), "[r, in] is I8; adapters' tensors are"),
         (_with(f"{Q_PROJ}.lora_A.weight", shape=(16,)), "don't multiply"),
         (_with(f"{Q_PROJ}.lora_A.weight", shape=(3, 8)), "don't multiply"),
         (_with(f"{Q_PROJ}.lora_A.weight", shape=(2, 0)), "don't multiply"),
@@ -242,7 +253,7 @@ def test_tensors(tmp_path: Path, tensors: Tensors, reason: str) -> None:
 def test_no_tensor_at_all(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a")
     (folder / "adapter_model.safetensors").write_bytes(raw_safetensors(b"{}"))
-    assert _only_problem(folder) == "adapter_model.safetensors holds no LoRA factor"
+    assert _only_problem(folder) == "adapter_model.safetensors holds no tensor of a lora adapter"
 
 
 def test_no_module_matches(tmp_path: Path) -> None:
@@ -267,16 +278,17 @@ def test_shapes_of_another_base(tmp_path: Path) -> None:
 
 
 def test_everything_is_told_at_once(tmp_path: Path) -> None:
-    tensors = lora_tensors() | _with(f"{Q_PROJ}.lora_magnitude_vector")
+    tensors = lora_tensors()
     del tensors[f"{Q_PROJ}.lora_B.weight"]
-    folder = write_folder(tmp_path / "a", config=lora_config(use_dora=True, r=4), tensors=tensors)
+    document = lora_config(use_dora=True, r=4, layer_replication=[[0, 1]])
+    folder = write_folder(tmp_path / "a", config=document, tensors=tensors)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x04N.")
     base = MODULES | {"model.layers.1.mlp.up_proj": (8, 16)}
     text = "\n".join(_problems(folder, base))
     for part in (
         "adapter_model.bin is a pickle",
-        "DoRA, not served yet",
-        "DoRA magnitudes",
+        "replicated layers, which isn't served",
+        "has no DoRA magnitude, but use_dora is set",
         "lora_A without lora_B",
         "has rank 2, but adapter_config.json says 4",
         "don't fit this base",

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from adapters.adapter_config import read_adapter_config
 from adapters.digest import adapter_digest
 from adapters.inspection import inspect_adapter
-from adapters.lora_config import parse_lora_config, read_adapter_config
+from adapters.lora_config import parse_lora_config
 
 MODULES = {f"layers.{i}.{name}": (6, 10) for i in range(2) for name in ("q_proj", "v_proj")}
 

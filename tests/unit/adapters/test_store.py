@@ -223,7 +223,7 @@ def test_import_keeps_a_manifest_that_agrees(store: AdapterStore, folder: Path) 
 
 def test_import_refuses_what_inspection_refuses(store: AdapterStore, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "dora", config=lora_config(use_dora=True))
-    with pytest.raises(InspectionError, match="DoRA, not served yet"):
+    with pytest.raises(InspectionError, match="no DoRA magnitude, but use_dora is set"):
         store.import_folder("sql", folder)
     sound = write_folder(tmp_path / "sound")
     with pytest.raises(InspectionError, match="no module of the adapter"):

@@ -142,3 +142,10 @@ def test_damage_is_refused_or_harmless(
     assert spans[0][0] >= 8
     assert spans[-1][1] == len(sound)
     assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    """640 bytes: its length begins with the two bytes that a pickle of protocol 2 begins with."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(640)
+    (tmp_path / "a.safetensors").write_bytes(raw_safetensors(header, b"\0" * 4))
+    assert list(read_tensor_header(tmp_path / "a.safetensors")) == ["a"]

@@ -1,0 +1,85 @@
+"""Values of an `adapter_config.json` that several methods share, checked as they are read."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+_MAX_TOKEN_ID = 1 << 31
+_MAX_TOKENS = 1 << 20
+
+
+def shown_value(value: Any) -> str:
+    """`value` for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_token_ids(value: Any) -> bool:
+    """Whether `value` is a list of at least one token id."""
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= _MAX_TOKENS
+        and all(type(item) is int and 0 <= item < _MAX_TOKEN_ID for item in value)
+    )
+
+
+def whole_number(
+    document: Mapping[str, Any], key: str, problems: list[str], *, at_most: int
+) -> int | None:
+    """A number from 1 to `at_most`; None, and a problem, for anything else."""
+    value = document.get(key)
+    if type(value) is int and 1 <= value <= at_most:
+        return value
+    problems.append(f"{key} is {shown_value(value)}; it is a whole number from 1 to {at_most}")
+    return None
+
+
+def string_tuple(document: Mapping[str, Any], key: str, problems: list[str]) -> tuple[str, ...]:
+    """A list of names, empty when it is missing."""
+    value = document.get(key) or []
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    problems.append(f"{key} is {shown_value(value)}; it must be a list of names")
+    return ()
+
+
+def module_targets(
+    document: Mapping[str, Any], problems: list[str]
+) -> tuple[str, ...] | str | None:
+    """`target_modules`: names, one regular expression, or nothing."""
+    targets = document.get("target_modules")
+    if isinstance(targets, list) and all(isinstance(item, str) for item in targets):
+        return tuple(targets)
+    if targets is None or isinstance(targets, str):
+        return targets
+    problems.append("target_modules must be a list of module names or one regular expression")
+    return None
+
+
+def token_table(
+    document: Mapping[str, Any], key: str, problems: list[str]
+) -> Mapping[str, tuple[int, ...]]:
+    """Token ids by the module that holds their embeddings; a plain list has the module ""."""
+    value = document.get(key)
+    if not value:
+        return MappingProxyType({})
+    table = value if isinstance(value, dict) else {"": value}
+    for ids in table.values():
+        if not is_token_ids(ids):
+            problems.append(f"{key} has {shown_value(ids)}; it must list token ids")
+        elif len(set(ids)) != len(ids):
+            problems.append(f"{key} names a token twice")
+    return MappingProxyType(
+        {module: tuple(ids) for module, ids in table.items() if is_token_ids(ids)}
+    )
+
+
+def names_module(names: tuple[str, ...], module: str) -> bool:
+    """Whether one of `names` is `module` or its ending, as PEFT matches names."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def base_reference(document: Mapping[str, Any]) -> str | None:
+    """The base model that the config names."""
+    base = document.get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
