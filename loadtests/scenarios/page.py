@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtests.report import percentile
 from loadtests.scenarios.records import Outcome, Record, count_outcomes, jain_index
-from loadtests.scenarios.run import Verdict
+from loadtests.scenarios.run import Outage, Verdict
 
 _DONE = (Outcome.RIGHT, Outcome.UNCHECKED)
 _MAX_BARS = 30
@@ -54,8 +54,8 @@ def summary_rows(verdict: Verdict) -> list[tuple[str, str]]:
         ("memory idle before / after, MiB",
          f"{before.resident_bytes / mib:.0f} / {after.resident_bytes / mib:.0f}"),
         ("open files idle before / after", f"{before.num_files} / {after.num_files}"),
-        ("kills; starts, s", f"{len(verdict.kill_times)}; "
-         + ", ".join(f"{s:.1f}" for s in verdict.start_seconds[:8])),
+        ("kills; seconds until ready again", f"{len(verdict.outages)}; "
+         + ", ".join(f"{outage.seconds:.1f}" for outage in verdict.outages[:8])),
         ("exit status on SIGTERM", str(verdict.exit_status)),
     ]  # fmt: skip
     return rows
@@ -94,7 +94,7 @@ def draw(verdict: Verdict, title: str) -> bytes:
     figure, axes = plt.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
     figure.suptitle(title)
     start = min((r.started for r in done), default=0.0)
-    _throughput(axes[0][0], done, start, verdict.kill_times)
+    _throughput(axes[0][0], done, start, verdict.outages)
     _histogram(axes[0][1], [1e3 * r.ttft for r in done if r.ttft is not None], "TTFT, ms")
     _histogram(axes[0][2], [1e3 * g for r in done for g in r.gaps], "between two tokens, ms")
     totals = list(tokens_by_model(done).items())[:_MAX_BARS]
@@ -122,7 +122,7 @@ def draw(verdict: Verdict, title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _throughput(axis: Any, done: Sequence[Record], start: float, kills: Sequence[float]) -> None:
+def _throughput(axis: Any, done: Sequence[Record], start: float, outages: Sequence[Outage]) -> None:
     seconds: dict[int, float] = {}
     for record in done:
         at = record.started - start + (record.ttft or 0.0)
@@ -131,9 +131,9 @@ def _throughput(axis: Any, done: Sequence[Record], start: float, kills: Sequence
             seconds[int(at)] = seconds.get(int(at), 0.0) + 1.0
     span = range(max(seconds, default=0) + 1)
     axis.plot(span, [seconds.get(s, 0.0) for s in span], color=_ACCENT, linewidth=0.8)
-    for kill in kills:
-        axis.axvline(kill - start, color=_ALARM, linewidth=0.8)
-    axis.set_title("tokens/s (red: killed)" if kills else "tokens/s")
+    for outage in outages:
+        axis.axvspan(outage.killed - start, outage.ready - start, color=_ALARM, alpha=0.25)
+    axis.set_title("tokens/s (red: killed, starting again)" if outages else "tokens/s")
     axis.set_xlabel("s")
 
 

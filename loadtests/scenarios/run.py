@@ -17,7 +17,7 @@ from loadtests.scenarios.supervised_server import SupervisedServer, Vitals
 
 _SAMPLE_SECONDS = 5.0
 _WARM_SHARE = 0.2  # of the run; memory is compared from there on
-_AROUND_KILL_SECONDS = 30.0
+_SETTLE_SECONDS = 2.0  # after an outage, for connections that were being refused
 _MAX_GROWTH = 1.10
 _BANK_PAGES = "64"
 
@@ -29,6 +29,23 @@ class Sample:
     seconds: float
     life: int
     vitals: Vitals
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The server was killed, and was ready again; unix time."""
+
+    killed: float
+    ready: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ready - self.killed
+
+    def touches(self, record: Record) -> bool:
+        """Whether a request was running, or began, while the server was away."""
+        ended = record.started + record.seconds
+        return record.started <= self.ready + _SETTLE_SECONDS and ended >= self.killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +69,7 @@ class Verdict:
 
     records: tuple[Record, ...]
     samples: tuple[Sample, ...]
-    kill_times: tuple[float, ...]
-    start_seconds: tuple[float, ...]
+    outages: tuple[Outage, ...]
     idle_before: Vitals
     idle_after: Vitals
     exit_status: int
@@ -63,8 +79,7 @@ class Verdict:
         """The verdict for a JSON file, without the single records."""
         return {
             "outcomes": dict(count_outcomes(self.records)),
-            "num_kills": len(self.kill_times),
-            "start_seconds": self.start_seconds,
+            "outage_seconds": [outage.seconds for outage in self.outages],
             "idle_before": asdict(self.idle_before),
             "idle_after": asdict(self.idle_after),
             "exit_status": self.exit_status,
@@ -81,8 +96,7 @@ class ScenarioRun:
         self._records = folder / "records.jsonl"
         self._store = folder / "store"
         self._samples: list[Sample] = []
-        self._kills: list[float] = []
-        self._starts: list[float] = []
+        self._outages: list[Outage] = []
 
     def run(self) -> Verdict:
         """Raises `MeasurementError` or `ServerStartError` when the run can't be made."""
@@ -99,7 +113,7 @@ class ScenarioRun:
                 *plan.server_args,
             ),
         )
-        self._starts.append(server.start())
+        server.start()
         try:
             workload = make_workload(
                 base_id_of(server), names, churn,
@@ -123,8 +137,7 @@ class ScenarioRun:
         verdict = Verdict(
             records=records,
             samples=tuple(self._samples),
-            kill_times=tuple(self._kills),
-            start_seconds=tuple(self._starts),
+            outages=tuple(self._outages),
             idle_before=idle_before,
             idle_after=idle_after,
             exit_status=exit_status,
@@ -140,11 +153,12 @@ class ScenarioRun:
         while (now := time.monotonic()) < end:
             load.check_alive()
             if next_kill is not None and now >= next_kill:
-                self._kills.append(time.time())
+                killed = time.time()
                 server.kill()
-                self._starts.append(server.start())
+                server.start()
+                self._outages.append(Outage(killed, time.time()))
                 next_kill = self._next_kill(draw, time.monotonic())
-            self._samples.append(Sample(now - began, len(self._kills), server.vitals()))
+            self._samples.append(Sample(now - began, len(self._outages), server.vitals()))
             time.sleep(_SAMPLE_SECONDS)
 
     def _next_kill(self, draw: random.Random, now: float) -> float | None:
@@ -152,7 +166,7 @@ class ScenarioRun:
         return None if every is None else now + every * draw.uniform(0.5, 1.5)
 
     def _problems(self, verdict: Verdict) -> list[str]:
-        problems = bad_answers(verdict.records, verdict.kill_times)
+        problems = bad_answers(verdict.records, verdict.outages)
         problems += growth(verdict.samples)
         if verdict.exit_status != 0:
             problems.append(f"SIGTERM ended the server with {verdict.exit_status}, not 0")
@@ -167,20 +181,15 @@ def base_id_of(server: SupervisedServer) -> str:
     return str(json.loads(server.get("/v1/models")[1])["data"][0]["id"])
 
 
-def bad_answers(records: Sequence[Record], kills: Sequence[float]) -> list[str]:
+def bad_answers(records: Sequence[Record], outages: Sequence[Outage]) -> list[str]:
     """Wrong answers and faults; broken ones too, unless the server was killed under them."""
     problems = []
     for record in records:
         if record.outcome in (Outcome.WRONG, Outcome.FAULT):
             problems.append(f"{record.scenario} {record.outcome}: {record.status} {record.note}")
-        elif record.outcome is Outcome.BROKEN and not _is_around_kill(record, kills):
+        elif record.outcome is Outcome.BROKEN and not any(o.touches(record) for o in outages):
             problems.append(f"{record.scenario} broken: {record.note}")
     return problems
-
-
-def _is_around_kill(record: Record, kills: Sequence[float]) -> bool:
-    ended = record.started + record.seconds
-    return any(record.started - _AROUND_KILL_SECONDS <= kill <= ended for kill in kills)
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:

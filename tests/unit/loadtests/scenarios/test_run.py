@@ -1,7 +1,7 @@
 """What a run calls a problem."""
 
 from loadtests.scenarios.records import Outcome, Record
-from loadtests.scenarios.run import Sample, bad_answers, growth
+from loadtests.scenarios.run import Outage, Sample, bad_answers, growth
 from loadtests.scenarios.supervised_server import Vitals
 
 
@@ -11,16 +11,18 @@ def record(outcome: Outcome, started: float, seconds: float = 1.0) -> Record:
 
 def test_wrong_answers_and_faults_are_problems_whenever_they_happen() -> None:
     records = [record(o, 100.0) for o in (Outcome.WRONG, Outcome.FAULT)]
-    assert len(bad_answers(records, [100.5])) == 2
+    assert len(bad_answers(records, [Outage(100.5, 110.0)])) == 2
 
 
-def test_broken_answers_are_excused_by_a_kill_only() -> None:
-    killed = record(Outcome.BROKEN, 100.0, seconds=5.0)
-    assert bad_answers([killed], [103.0]) == []
-    assert len(bad_answers([killed], [106.0])) == 1
+def test_broken_answers_are_excused_by_an_outage_only() -> None:
+    outage = Outage(killed=103.0, ready=113.0)
+    cut_off = record(Outcome.BROKEN, 100.0, seconds=5.0)
     refused_while_starting = record(Outcome.BROKEN, 110.0)
-    assert bad_answers([refused_while_starting], [103.0]) == []
-    assert len(bad_answers([killed], [])) == 1
+    over_before = record(Outcome.BROKEN, 100.0, seconds=2.0)
+    long_after = record(Outcome.BROKEN, 120.0)
+    assert bad_answers([cut_off, refused_while_starting], [outage]) == []
+    assert len(bad_answers([over_before, long_after], [outage])) == 2
+    assert len(bad_answers([cut_off], [])) == 1
 
 
 def samples(life: int, sizes: list[int]) -> list[Sample]:
