@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,9 @@ _MIB = 1 << 20
 _GIB = 1 << 30
 
 _NATIVE_PREFILL_BESIDE_DECODES = 32
+
+_CPU_CROWDING = 0.5
+"""See docs/adr/0025 for what it costs and gives."""
 
 
 async def run_server(config: ServerConfig) -> None:
@@ -157,6 +161,7 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
         max_num_sequences=config.max_num_sequences,
         max_batch_tokens=config.max_batch_tokens,
         max_prefill_beside_decodes=_prefill_beside_decodes(config, model.backend),
+        crowding=_crowding(config, model.device),
         max_waiting=config.max_waiting,
         max_model_len=model.max_model_len,
         max_adapters_per_step=config.max_adapters_per_step,
@@ -191,6 +196,13 @@ def _prefill_beside_decodes(config: ServerConfig, backend: str) -> int | None:
     if config.max_prefill_beside_decodes is None and backend.startswith("native"):
         return _NATIVE_PREFILL_BESIDE_DECODES
     return config.max_prefill_beside_decodes
+
+
+def _crowding(config: ServerConfig, device: str) -> float | None:
+    """On a CPU each row makes a step longer; on a GPU rows cost next to nothing."""
+    if config.crowding is None:
+        return _CPU_CROWDING if device == "cpu" else None
+    return config.crowding if math.isfinite(config.crowding) else None
 
 
 def _model_info(config: ServerConfig, model: AssembledModel) -> ModelInfo:

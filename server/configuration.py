@@ -71,6 +71,13 @@ class ServerConfig(BaseModel):
     max_prefill_beside_decodes: int | None = setting(
         BATCHING, None, "Prompt tokens of a step while streams decode; None: by device", ge=1
     )
+    crowding: float | None = setting(
+        BATCHING,
+        None,
+        "Tokens of a step for adapters and keys over their share, for each sequence of the others; "
+        "inf for no bound, None: by device",
+        ge=0,
+    )
     max_adapters_per_step: int = setting(BATCHING, 64, "Distinct adapters in a batch", ge=1)
     block_size: int = setting(BATCHING, 16, "Tokens in a KV block", ge=1)
     kv_cache_gib: float = setting(BATCHING, 1.0, "Size of the KV cache", gt=0)

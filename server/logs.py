@@ -8,7 +8,7 @@ from typing import Any
 
 # What every record has; anything else came in through `extra` and belongs in the object.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
-    "message", "asctime", "request_id", "taskName",
+    "message", "asctime", "request_id", "taskName", "color_message",
 }  # fmt: skip
 
 

@@ -12,12 +12,15 @@ class SchedulerSettings:
 
     `max_batch_tokens` is the token budget of a step: decodes come first, prefill chunks fill the
     rest. `max_prefill_beside_decodes` bounds those chunks while anything decodes, so that a running
-    stream never waits long for somebody's prompt; None leaves them the whole budget.
+    stream never waits long for somebody's prompt; None leaves them the whole budget. `crowding`
+    bounds what flows over their share get of a step while others run: tokens for each running
+    sequence of those others; None for no bound.
     """
 
     max_num_sequences: int = 64
     max_batch_tokens: int = 256
     max_prefill_beside_decodes: int | None = None
+    crowding: float | None = None
     max_waiting: int = 1024
     max_model_len: int = 2048
     max_adapters_per_step: int = 64
@@ -40,6 +43,8 @@ class SchedulerSettings:
         beside = self.max_prefill_beside_decodes
         if beside is not None and beside < 1:
             problems.append(f"max_prefill_beside_decodes is {beside}; it must be at least 1")
+        if self.crowding is not None and self.crowding < 0:
+            problems.append(f"crowding is {self.crowding}; it must not be negative")
         if self.max_batch_tokens < self.max_num_sequences:
             problems.append(
                 f"max_batch_tokens is {self.max_batch_tokens}, less than max_num_sequences "

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from server.core.errors import OverloadedError
 
-_SHARE_OF_FREE = 8
-"""A flow, and a tenant, may hold up to this many times what is free (docs/adr/0026)."""
+_FLOW_SHARE, _TENANT_SHARE = 8, 64
+"""A flow, and a tenant, may hold up to so many times what is free (docs/adr/0026)."""
 
 _LEAST_RETRY_SECONDS, _MOST_RETRY_SECONDS = 1.0, 60.0
 
@@ -16,7 +16,7 @@ class Admission:
     """Counts accepted sequences until they end. Belongs to one event loop.
 
     The bound of one flow moves with the room that is left (dynamic thresholds, Choudhury and Hahne,
-    1998): alone it may have 8/9 of the places, and whoever else comes always finds one.
+    1998): a flow alone may have 8/9 of the places, a key 64/65, and whoever else comes finds one.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Admission:
                 "(setting max_waiting)",
                 self._retry_after_seconds(),
             )
-        bound = _SHARE_OF_FREE * (self._limit - self._num_accepted)
-        for held, whose in (
-            (self._by_flow[tenant, flow], f"of {flow}"),
-            (self._by_tenant[tenant], "of this key"),
+        num_free = self._limit - self._num_accepted
+        for held, share, whose in (
+            (self._by_flow[tenant, flow], _FLOW_SHARE, f"of {flow}"),
+            (self._by_tenant[tenant], _TENANT_SHARE, "of one key"),
         ):
-            if held + count > bound:
+            if held + count > share * num_free:
                 raise OverloadedError(
                     f"{held} sequences {whose} are running or waiting, which is all that one may "
                     f"have of {self._limit} places while {self._num_accepted} are taken",

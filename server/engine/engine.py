@@ -25,7 +25,8 @@ from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.step_loop import Finish, StepLoop, Stop, Submit
 from server.engine.stop import StopMatcher
-from server.scheduling.scheduler import Scheduler, SequenceUpdate
+from server.scheduling.plan import SequenceUpdate
+from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
 
 logger = logging.getLogger(__name__)
@@ -236,6 +237,8 @@ class Engine:
                 request.stack,
                 seed=seed + index,
                 max_len=self._settings.max_model_len,
+                tenant=request.tenant,
+                weight=request.weight,
             )
             self._choices[sequence_id] = _Choice(
                 index, self._tokenizer.stream(), StopMatcher(sampling.stop), in_flight

@@ -12,7 +12,8 @@ from server.core.ports import HostAdapter, ModelRunner
 from server.core.request import FinishReason
 from server.engine.metrics import EngineMetrics
 from server.engine.out_of_memory import is_out_of_memory
-from server.scheduling.scheduler import Scheduler, SequenceUpdate, StepPlan
+from server.scheduling.plan import SequenceUpdate, StepPlan
+from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
 
 logger = logging.getLogger(__name__)

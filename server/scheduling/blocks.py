@@ -7,7 +7,7 @@ it, so that two adapters (or two versions of one) never share a block.
 
 import hashlib
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 
@@ -38,6 +38,11 @@ class BlockPool:
     @property
     def num_held(self) -> int:
         return self.num_blocks - len(self._available)
+
+    def num_only_in(self, tables: Sequence[Sequence[int]]) -> int:
+        """How many blocks would become available if all of `tables` were freed."""
+        held = Counter(block for table in tables for block in table)
+        return sum(1 for block, count in held.items() if self._references[block] == count)
 
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold `num_tokens` tokens."""

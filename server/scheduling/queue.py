@@ -1,44 +1,49 @@
-"""A queue that is fair between adapters: whoever has had the fewest tokens goes next.
+"""A queue that is fair between tenants, and between the adapters of each tenant.
 
-Start-time fair queueing by tokens, as in VTC (arXiv:2401.00588): every flow has a virtual time that
-grows with the tokens it is charged; the waiting flow with the smallest one is served first. A flow
-that comes back from idleness starts at the smallest virtual time of the active ones, so that it
-can't save up credit. Within a flow, first come first served.
+Whoever has had the fewest tokens, relative to its weight, goes next; within a flow, first come
+first served. Two levels (docs/adr/0025): nobody gets more by spreading over many adapters.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import KeysView
 
+from server.scheduling.flow import Flow
 from server.scheduling.sequence import Sequence
+from server.scheduling.virtual_time import VirtualTimes
 
 
 class FairQueue:
     """Waiting sequences, by flow. No limits here: admission is the engine's and scheduler's."""
 
     def __init__(self) -> None:
-        self._flows: dict[str, deque[Sequence]] = {}
-        self._virtual_time: dict[str, float] = {}
+        self._flows: dict[Flow, deque[Sequence]] = {}
+        self._tenant_times: VirtualTimes[str] = VirtualTimes()
+        self._flow_times: VirtualTimes[Flow] = VirtualTimes()
+        self._weights: dict[str, float] = {}
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def flows(self) -> KeysView[Flow]:
+        """The flows that have something waiting."""
+        return self._flows.keys()
+
     def push(self, sequence: Sequence) -> None:
         """Append to its flow."""
-        self._flow(sequence.flow).append(sequence)
+        self._flow(sequence).append(sequence)
         self._length += 1
 
     def push_front(self, sequence: Sequence) -> None:
         """Put back a preempted sequence, before everything else of its flow."""
-        self._flow(sequence.flow).appendleft(sequence)
+        self._flow(sequence).appendleft(sequence)
         self._length += 1
 
-    def heads(self) -> Iterator[Sequence]:
-        """The first sequence of each flow, most deserving first."""
-        order = sorted(self._flows, key=lambda flow: self._virtual_time[flow])
-        for flow in order:
-            if waiting := self._flows.get(flow):
-                yield waiting[0]
+    def head(self, flow: Flow) -> Sequence | None:
+        """The first sequence of a flow."""
+        waiting = self._flows.get(flow)
+        return waiting[0] if waiting else None
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence. Raises `ValueError` when it isn't here."""
@@ -51,23 +56,40 @@ class FairQueue:
         if not waiting:
             del self._flows[sequence.flow]
 
-    def charge(self, flow: str, num_tokens: int) -> None:
-        """Count tokens that were computed for a flow."""
-        if flow in self._virtual_time:
-            self._virtual_time[flow] += num_tokens
+    def time_of(self, flow: Flow) -> tuple[float, float]:
+        """Virtual times of tenant and flow: the smaller, the more deserving."""
+        return self._tenant_times[flow.tenant], self._flow_times[flow]
 
-    def retire(self, active_flows: set[str]) -> None:
-        """Forget the virtual time of flows with nothing waiting and nothing running."""
-        for flow in [f for f in self._virtual_time if f not in self._flows]:
-            if flow not in active_flows:
-                del self._virtual_time[flow]
+    def weight_of(self, tenant: str) -> float:
+        """The tenant's share relative to others."""
+        return self._weights.get(tenant, 1.0)
 
-    def _flow(self, flow: str) -> deque[Sequence]:
-        if flow not in self._virtual_time:
-            floor = min(self._virtual_time.values(), default=0.0)
-            self._virtual_time[flow] = floor
-        elif flow not in self._flows:
-            # Only its own running sequences kept the record: no credit for not having waited.
-            floor = min((self._virtual_time[f] for f in self._flows), default=0.0)
-            self._virtual_time[flow] = max(self._virtual_time[flow], floor)
+    def charge(self, flow: Flow, num_tokens: int) -> None:
+        """Count tokens that a flow is granted."""
+        self._tenant_times.charge(flow.tenant, num_tokens / self.weight_of(flow.tenant))
+        self._flow_times.charge(flow, num_tokens)
+
+    def retire(self, active_flows: set[Flow]) -> None:
+        """Forget flows, and tenants, with nothing waiting and nothing running."""
+        self._flow_times.keep(lambda flow: flow in self._flows or flow in active_flows)
+        tenants = {flow.tenant for flow in self._flow_times.known()}
+        self._tenant_times.keep(tenants.__contains__)
+        self._weights = {t: w for t, w in self._weights.items() if t in tenants}
+
+    def _flow(self, sequence: Sequence) -> deque[Sequence]:
+        flow = sequence.flow
+        self._weights[flow.tenant] = sequence.weight
+        if flow not in self._flows:
+            self._enter(flow)
         return self._flows.setdefault(flow, deque())
+
+    def _enter(self, flow: Flow) -> None:
+        # Who is only kept on record by what it runs starts no earlier than those who wait.
+        waiting = self._flows.keys()
+        tenants = {f.tenant for f in waiting}
+        if flow.tenant not in tenants:
+            known = flow.tenant in self._tenant_times
+            self._tenant_times.enter(flow.tenant, tenants if known else self._tenant_times.known())
+        known = flow in self._flow_times
+        peers = waiting if known else self._flow_times.known()
+        self._flow_times.enter(flow, [f for f in peers if f.tenant == flow.tenant])

@@ -3,46 +3,25 @@
 `schedule()` returns a value, the runner executes it, `update()` records (as vLLM v1 does).
 """
 
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from server.core.batch import ScheduledBatch, ScheduledRow, StepOutput
 from server.core.request import FinishReason
 from server.core.settings import SchedulerSettings
 from server.scheduling.blocks import BlockPool
+from server.scheduling.flow import Flow
+from server.scheduling.flow_order import FlowOrder
+from server.scheduling.plan import Placement, SequenceUpdate, StepPlan
 from server.scheduling.queue import FairQueue
+from server.scheduling.room import Room
 from server.scheduling.sequence import Sequence, SequencePhase, count_pins
+from server.scheduling.shares import EVERYBODY, Shares, Turns
 from server.scheduling.slots import AdapterSlots
 from server.scheduling.step_limits import StepLimits
 
 _MAX_PASSED_OVER = 32
 """How often others may overtake a sequence that waits for blocks or pages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Fill bank pages `pages` with the adapter `digest` before the step runs."""
-
-    digest: str
-    pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step does: first the placements, then the batch."""
-
-    placements: tuple[Placement, ...]
-    batch: ScheduledBatch
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceUpdate:
-    """What a step brought one sequence: a token, an end, or both."""
-
-    sequence_id: int
-    token_id: int | None
-    finish_reason: FinishReason | None = None
-    error: str | None = None
 
 
 class Scheduler:
@@ -64,6 +43,7 @@ class Scheduler:
             enable_prefix_cache=settings.enable_prefix_cache,
         )
         self.slots = AdapterSlots(settings.num_adapter_pages)
+        self._room = Room(settings, self.blocks, self.slots)
         self._queue = FairQueue()
         self._sequences: dict[int, Sequence] = {}
         self._running: list[Sequence] = []  # in order of admission
@@ -71,6 +51,12 @@ class Scheduler:
         self._unfilled: set[str] = set()
         self._passed_over: dict[int, int] = {}
         self.num_preemptions = 0
+        self._held: Counter[Flow] = Counter()  # running sequences by flow
+        self._shares: Shares | None = None  # of this step
+        self._put_back: set[int] = set()  # in this step, for others' sake
+        self._is_short_of_blocks = False  # in this step
+        self._blocked_by: Flow | None = None  # was passed over too often: nobody else is admitted
+        self._step = 0
         self.limits = StepLimits(settings.max_num_sequences, settings.max_batch_tokens)
 
     @property
@@ -99,12 +85,12 @@ class Scheduler:
         if sequence.phase is SequencePhase.WAITING:
             self._queue.remove(sequence)
         else:
-            self._running.remove(sequence)
+            self._leave(sequence)
             self._release(sequence)
-        self._passed_over.pop(sequence_id, None)
+        self._forget_waiting(sequence)
         sequence.phase = SequencePhase.FINISHED
         sequence.finish_reason = reason
-        self._queue.retire({s.flow for s in self._running})
+        self._queue.retire(set(self._held))
         return True
 
     def schedule(self) -> StepPlan | None:
@@ -113,25 +99,17 @@ class Scheduler:
         Returns None when nothing can run.
         """
         self._discard_unfilled()
-        budget = self.limits.tokens
+        self._step += 1
+        self._put_back.clear()
+        self._is_short_of_blocks = False
+        self._shares = self._current_shares()
+        crowding = self._settings.crowding
+        turns = self._shares.turns(self._running, crowding) if self._shares else EVERYBODY
         rows: list[ScheduledRow] = []
-        num_preemptions = self.num_preemptions
-        for sequence in list(self._running):
-            if sequence.num_remaining == 1 and sequence.phase is SequencePhase.RUNNING:
-                if budget == 0 or not self._grow(sequence, 1):
-                    continue
-                rows.append(self._row(sequence, 1))
-                budget -= 1
+        budget = self.limits.tokens - self._schedule_decodes(turns, rows)
         if rows and self._settings.max_prefill_beside_decodes is not None:
             budget = min(budget, self._settings.max_prefill_beside_decodes)
-        for sequence in list(self._running):
-            if budget == 0:
-                break
-            if sequence.num_remaining > 1 and sequence.phase is SequencePhase.RUNNING:
-                budget -= self._schedule_chunk(sequence, budget, rows)
-        preempted = self.num_preemptions != num_preemptions
-        if budget and not preempted:
-            self._admit(budget, rows)
+        self._schedule_prompts(budget, turns, rows)
         # Growth may have preempted a sequence whose row was granted already.
         kept = tuple(
             row for row in rows if self._sequences[row.sequence_id].phase is SequencePhase.RUNNING
@@ -160,7 +138,6 @@ class Scheduler:
                 updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.ERROR, error))
                 continue
             sequence.num_computed += len(row.token_ids)
-            self._queue.charge(sequence.flow, len(row.token_ids))
             self._register_full_blocks(sequence)
             if row.samples:
                 updates.append(self._append(sequence, output.token_ids[row.sequence_id]))
@@ -202,6 +179,7 @@ class Scheduler:
         self.blocks.check_integrity([s.block_ids for s in self._running])
         self.slots.check_integrity(count_pins(self._running))
         assert len(self._queue) + len(self._running) == len(self._sequences)
+        assert self._held == Counter(s.flow for s in self._running)
 
     def _discard_unfilled(self) -> None:
         for digest in self._unfilled:
@@ -221,41 +199,112 @@ class Scheduler:
             self.finish(sequence.sequence_id, reason)
         return SequenceUpdate(sequence.sequence_id, token_id, reason)
 
-    def _row(self, sequence: Sequence, num_tokens: int) -> ScheduledRow:
-        start = sequence.num_computed
-        return ScheduledRow(
-            sequence_id=sequence.sequence_id,
-            token_ids=sequence.token_ids[start : start + num_tokens],
-            start=start,
-            block_ids=sequence.block_ids,
-            work=sequence.work,
-            sampling=sequence.sampling,
-            samples=start + num_tokens == len(sequence.token_ids),
-            seed=sequence.seed,
-            num_generated=sequence.num_generated,
-        )
+    def _current_shares(self) -> Shares | None:
+        """Who holds how much of the batch; None while there is one flow only."""
+        held, waiting = self._held, self._queue.flows
+        if len(held) + sum(1 for flow in waiting if flow not in held) < 2:
+            return None
+        places = self._settings.max_num_sequences
+        return Shares(places, held, waiting, self._queue.weight_of)
 
-    def _schedule_chunk(self, sequence: Sequence, budget: int, rows: list[ScheduledRow]) -> int:
-        num_tokens = min(sequence.num_remaining, budget)
+    def _schedule_decodes(self, turns: Turns, rows: list[ScheduledRow]) -> int:
+        """Grant a token to each sequence that decodes and whose turn it is; returns how many."""
+        sequences = list(self._running)
+        if not self.limits.are_full:
+            sequences.sort(key=lambda s: s.last_step)
+        for sequence in sequences:
+            if len(rows) == min(self.limits.rows, self.limits.tokens):
+                break
+            is_next = sequence.num_remaining == 1 and sequence.phase is SequencePhase.RUNNING
+            if is_next and turns.tokens_for(sequence, 1):
+                self._schedule_chunk(sequence, 1, rows)
+        return len(rows)
+
+    def _schedule_prompts(self, budget: int, turns: Turns, rows: list[ScheduledRow]) -> None:
+        """Spend `budget` tokens on prompts, the most deserving flow first.
+
+        Within a flow those that run come before those that wait. A flow that can't use its turn
+        drops out until the next step.
+        """
+        prompts: dict[Flow, deque[Sequence]] = {}
+        for sequence in self._running:
+            if sequence.num_remaining > 1:
+                prompts.setdefault(sequence.flow, deque()).append(sequence)
+        waiting = self._queue.flows if self._may_admit_any() else ()
+        turn = FlowOrder(self._queue, prompts, waiting, self._shares.over if self._shares else ())
+        # Full limits need no check: there are no more rows than places, once the put back are gone.
+        max_rows = None if self.limits.are_full else self.limits.rows
+        while budget > 0 and len(rows) != max_rows and (flow := turn.next()):
+            num_tokens = self._schedule_prompt(prompts.get(flow), flow, budget, turns, rows)
+            budget -= num_tokens
+            if not num_tokens:
+                turn.drop()
+
+    def _schedule_prompt(
+        self,
+        prompts: deque[Sequence] | None,
+        flow: Flow,
+        budget: int,
+        turns: Turns,
+        rows: list[ScheduledRow],
+    ) -> int:
+        """Grant the next piece of prompt of one flow; returns its tokens."""
+        while prompts:
+            sequence = prompts.popleft()
+            wanted = turns.tokens_for(sequence, min(sequence.num_remaining, budget))
+            if wanted and sequence.phase is SequencePhase.RUNNING:
+                num_tokens = self._schedule_chunk(sequence, wanted, rows)
+                if num_tokens:
+                    return num_tokens
+        # Newcomers would take the blocks that those who run are short of.
+        head = None if self._is_short_of_blocks else self._queue.head(flow)
+        room = turns.room_for(flow, budget)
+        if head is None or not room or head.sequence_id in self._put_back:
+            return 0
+        if not self._admit(head):
+            return 0
+        return self._schedule_chunk(head, min(head.num_remaining, room), rows)
+
+    def _schedule_chunk(self, sequence: Sequence, num_tokens: int, rows: list[ScheduledRow]) -> int:
         if not self._grow(sequence, num_tokens):
             return 0
-        rows.append(self._row(sequence, num_tokens))
+        rows.append(sequence.row(num_tokens))
+        sequence.last_step = self._step
+        self._queue.charge(sequence.flow, num_tokens)
         return num_tokens
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Hold blocks for `num_tokens` more tokens, preempting later sequences if need be."""
         needed = self.blocks.blocks_for(sequence.num_computed + num_tokens)
         while len(sequence.block_ids) + self.blocks.num_available < needed:
-            victim = self._running[-1]
+            victim = self._victim()
             self._preempt(victim)
+            self._is_short_of_blocks = True
             if victim is sequence:
                 return False
         while len(sequence.block_ids) < needed:
             sequence.block_ids.append(self.blocks.allocate())
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _victim(self) -> Sequence:
+        """Who gives its blocks back: the latest of a flow over its share, else the latest of all.
+
+        The first of all running sequences is never chosen while there is another, so it ends.
+        """
+        if self._shares is not None:
+            for sequence in reversed(self._running):
+                if self._shares.is_over(sequence.flow, self._held[sequence.flow]):
+                    return sequence
+        return self._running[-1]
+
+    def _leave(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
+        self._held[sequence.flow] -= 1
+        if not self._held[sequence.flow]:
+            del self._held[sequence.flow]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._leave(sequence)
         self._release(sequence)
         sequence.phase = SequencePhase.WAITING
         sequence.num_preemptions += 1
@@ -270,42 +319,45 @@ class Scheduler:
         sequence.work = ()
         self.slots.unpin(sequence.adapter_pages)
 
-    def _admit(self, budget: int, rows: list[ScheduledRow]) -> None:
-        """Start waiting sequences, the most deserving flow first, while anything fits."""
-        progress = True
-        while progress and budget:
-            progress = False
-            for sequence in self._queue.heads():
-                if len(self._running) >= self._settings.max_num_sequences:
-                    return
-                if not self._fits(sequence):
-                    passed = self._passed_over.get(sequence.sequence_id, 0) + 1
-                    self._passed_over[sequence.sequence_id] = passed
-                    if passed > _MAX_PASSED_OVER:
-                        return
-                    continue
-                self._start(sequence)
-                budget -= self._schedule_chunk(sequence, budget, rows)
-                progress = True
-                break
-
-    def _fits(self, sequence: Sequence) -> bool:
-        """Whether blocks for the whole known text (and one more token), pages and the cap allow it.
-
-        A sequence alone on an empty engine always fits: `Sequence.max_len` and the settings see
-        to the blocks, the engine's admission to the pages.
-        """
-        if self.blocks.blocks_for(len(sequence.token_ids) + 1) > self.blocks.num_available:
+    def _may_admit_any(self) -> bool:
+        """Whether there is a place, or somebody who holds too many."""
+        if self._is_short_of_blocks:
             return False
-        wanted = sequence.adapter_pages
-        if not self.slots.can_pin(wanted):
+        holds_too_many = self._shares is not None and bool(self._shares.over)
+        return holds_too_many or not self._room.is_full(len(self._running))
+
+    def _admit(self, head: Sequence) -> bool:
+        """Start a waiting sequence, if there is room or room can be made for it."""
+        if self._blocked_by not in (None, head.flow):
             return False
-        active = {d for s in self._running for d in s.adapter_pages}
-        return len(active | set(wanted)) <= max(self._settings.max_adapters_per_step, len(wanted))
+        if not self._room.fits(head, self._running) and not self._make_room(head):
+            if not self._room.is_full(len(self._running)):
+                passed = self._passed_over.get(head.sequence_id, 0) + 1
+                self._passed_over[head.sequence_id] = passed
+                if passed > _MAX_PASSED_OVER:
+                    self._blocked_by = head.flow
+            return False
+        self._start(head)
+        return True
+
+    def _make_room(self, head: Sequence) -> bool:
+        """Put back sequences of flows over their share until `head` fits; none if it never does."""
+        if self._shares is None:
+            return False
+        victims: list[Sequence] = []
+        for victim in self._shares.victims(head.flow, self._running):
+            victims.append(victim)
+            if self._room.fits(head, self._running, without=victims):
+                for sequence in victims:
+                    self._preempt(sequence)
+                    self._put_back.add(sequence.sequence_id)
+                self._shares = self._current_shares()
+                return True
+        return False
 
     def _start(self, sequence: Sequence) -> None:
         self._queue.remove(sequence)
-        self._passed_over.pop(sequence.sequence_id, None)
+        self._forget_waiting(sequence)
         placed = self.slots.pin(sequence.adapter_pages)
         self._placements.update(placed)
         sequence.resolve_work(self._pages(sequence.adapter_pages))
@@ -315,6 +367,12 @@ class Scheduler:
         sequence.num_computed = len(sequence.block_ids) * self._settings.block_size
         sequence.phase = SequencePhase.RUNNING
         self._running.append(sequence)
+        self._held[sequence.flow] += 1
+
+    def _forget_waiting(self, sequence: Sequence) -> None:
+        self._passed_over.pop(sequence.sequence_id, None)
+        if self._blocked_by == sequence.flow:
+            self._blocked_by = None
 
     def _pages(self, digests: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
         pages: dict[str, tuple[int, ...]] = {}

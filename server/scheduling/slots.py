@@ -6,7 +6,9 @@ fragmentation between ranks. No tensors here: the runner owns the bytes behind t
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(slots=True)
@@ -44,15 +46,20 @@ class AdapterSlots:
         slot = self._slots.get(digest)
         return slot.pages if slot else None
 
-    def can_pin(self, wanted: dict[str, int]) -> bool:
-        """Whether all adapters of `wanted` (digest -> pages) can be on the device together."""
+    def can_pin(
+        self, wanted: dict[str, int], unpinned: Mapping[str, int] = MappingProxyType({})
+    ) -> bool:
+        """Whether all adapters of `wanted` (digest -> pages) can be on the device together.
+
+        `unpinned` counts pins, by digest, that would be given back before.
+        """
         missing = sum(pages for digest, pages in wanted.items() if digest not in self._slots)
         if missing <= len(self._free_pages):
             return True
         evictable = sum(
             len(slot.pages)
             for digest, slot in self._slots.items()
-            if slot.pins == 0 and digest not in wanted
+            if slot.pins == unpinned.get(digest, 0) and digest not in wanted
         )
         return missing <= len(self._free_pages) + evictable
 

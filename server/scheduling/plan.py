@@ -1,0 +1,32 @@
+"""What the scheduler says: what a step does, and what it brought."""
+
+from dataclasses import dataclass
+
+from server.core.batch import ScheduledBatch
+from server.core.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Fill bank pages `pages` with the adapter `digest` before the step runs."""
+
+    digest: str
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step does: first the placements, then the batch."""
+
+    placements: tuple[Placement, ...]
+    batch: ScheduledBatch
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceUpdate:
+    """What a step brought one sequence: a token, an end, or both."""
+
+    sequence_id: int
+    token_id: int | None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
