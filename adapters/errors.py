@@ -2,13 +2,16 @@
 
 AdapterError
 ├── InvalidNameError        a name or `name@version` that can't be one
+├── InvalidAliasError       weights over versions that can't be
 ├── InvalidStackError       a stack expression that doesn't parse
 ├── AdapterNotFoundError    the store has no such name or version
 ├── AdapterExistsError      the name is taken already
 ├── InspectionError         a PEFT folder can't be served; lists every problem
 ├── TensorFileError         a safetensors file is malformed; lists every problem
+├── ArchiveError            an archive isn't one, or holds what may not be extracted
 ├── DocumentError           a JSON file is too large, too deep, or no JSON
 │   └── ManifestError       manifest.json is missing or wrong, or contradicts the folder
+├── MergeError              adapters can't be merged as asked
 ├── StoreError              the store can't do this: what is asked contradicts its state
 └── BaseModelError          in `adapters.base.errors`: the base model can't be had
 
@@ -27,6 +30,10 @@ class AdapterError(Exception):
 
 class InvalidNameError(AdapterError):
     """A name or reference that can't be one."""
+
+
+class InvalidAliasError(AdapterError):
+    """Weights over versions that can't be a name's meaning."""
 
 
 class InvalidStackError(AdapterError):
@@ -61,12 +68,20 @@ class TensorFileError(_ProblemsError):
     """A safetensors file is malformed; `problems` holds all reasons."""
 
 
+class ArchiveError(AdapterError):
+    """A tar file can't be imported or written."""
+
+
 class DocumentError(AdapterError):
     """A JSON file can't be read."""
 
 
 class ManifestError(DocumentError):
     """A manifest is missing or wrong."""
+
+
+class MergeError(AdapterError):
+    """These adapters can't be merged so."""
 
 
 class StoreError(AdapterError):

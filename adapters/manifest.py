@@ -55,12 +55,21 @@ class DataRecord(_Record):
     counts: dict[str, int] = Field(default_factory=dict)
 
 
+class MergeParent(_Record):
+    """One of the versions that a merge was made of: `sql@3`, its digest and its weight."""
+
+    label: str
+    digest: str
+    weight: float
+
+
 class Manifest(_Record):
     """All that is known about one adapter version; None or empty is what an import can't know.
 
     `method` is PEFT's type in lower case, `rank` the largest rank of a module, `config` the full
-    trainer config, `parent` the version that the name pointed at before (`polite@2`), `source`
-    the folder an import came from. The store fills in `digest` (`adapters.digest`) on publishing.
+    trainer config, `parent` the version that the name pointed at before (`polite@2`), `parents`
+    what a merge was made of, `source` the folder an import came from. The store fills in `digest`
+    (`adapters.digest`) on publishing.
     """
 
     schema_version: Literal[1] = 1
@@ -77,6 +86,7 @@ class Manifest(_Record):
     library_versions: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     parent: str | None = None
+    parents: list[MergeParent] = Field(default_factory=list)
     digest: str = Field(default="", pattern=rf"^({_DIGEST})?$")
     source: str | None = None
 

@@ -1,27 +1,31 @@
 """The local adapter store: named, versioned PEFT folders that appear and change atomically."""
 
 import errno
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from adapters.digest import adapter_digest
-from adapters.errors import AdapterNotFoundError, InspectionError, ManifestError, StoreError
-from adapters.folder_files import MANIFEST_FILE
-from adapters.inspection import inspect_adapter
-from adapters.manifest import BaseLineage, Manifest, read_manifest
+from adapters.alias import Alias
+from adapters.archive import extract_archive, write_archive
+from adapters.errors import AdapterNotFoundError, ArchiveError, StoreError
+from adapters.importing import ImportOrder
+from adapters.manifest import BaseLineage, Manifest
 from adapters.names import AdapterRef, check_name
+from adapters.quarantine import Quarantine, QuarantinedAdapter
+from adapters.soundness import Sweeper
 from adapters.store_layout import StoreLayout
 from adapters.store_lock import exclusive_lock
 from adapters.store_reader import StoredAdapter, StoreReader
-from adapters.store_writer import StoreWriter
+from adapters.store_writer import StoreWriter, copy_folder
 
 __all__ = ["AdapterStore", "StoredAdapter"]
 
 _READ_ONLY_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _READ_ATTEMPTS = 5
+SETTLE_SECONDS = 60.0
+"""How long a folder must rest before it counts as what its copier meant it to be."""
 
 
 class AdapterStore:
@@ -40,12 +44,14 @@ class AdapterStore:
         self._layout = StoreLayout(root.absolute())
         self._reader = StoreReader(self._layout)
         self._writer = StoreWriter(self._layout)
+        self._quarantine = Quarantine(self._layout)
+        self._sweeper = Sweeper(self._layout)
         try:
             self._layout.staging.mkdir(parents=True, exist_ok=True)
             # A writer that is at work holds the lock, and then nothing here is left over.
             with exclusive_lock(self._layout.lock, wait=False) as got:
                 if got:
-                    self._writer.recover()
+                    self._recover()
         except OSError as error:
             if error.errno not in _READ_ONLY_ERRNOS or not root.is_dir():
                 raise StoreError(f"{root} can't be opened as a store: {error.strerror}") from error
@@ -82,6 +88,14 @@ class AdapterStore:
             raise AdapterNotFoundError(self._not_found(ref))
         return stored
 
+    def targets_by_name(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
+        """What every name points at: its readable versions, with their weights."""
+        return self._reader.all_targets()
+
+    def name_in(self, path: str) -> str | None:
+        """The name that a changed path belongs to, or None; what `watchfiles` reports."""
+        return self._layout.name_in(path)
+
     def list(self) -> tuple[StoredAdapter, ...]:
         """The current version of every name, by name."""
         return self._reader.all_current()
@@ -99,15 +113,31 @@ class AdapterStore:
         check_name(name)
         named = manifest.model_copy(update={"name": name})
         with self._changing():
-            version = self._writer.publish(name, folder, lambda _: named, set_alias=set_alias)
+            version = self._writer.publish(
+                name, copy_folder(folder), lambda _: named, set_alias=set_alias
+            )
         return self.get(AdapterRef(name, version))
 
-    def set_alias(self, name: str, version: int) -> None:
-        """Make `name` mean `version`. Raises `AdapterNotFoundError`."""
-        ref = AdapterRef(name, version)
+    def alias(self, name: str) -> Alias:
+        """What `name` points at; nothing when there is no such name."""
+        check_name(name)
+        return self._reader.alias(name)
+
+    def targets(self, name: str) -> tuple[tuple[StoredAdapter, float], ...]:
+        """The readable versions that `name` points at, with their weights; ascending."""
+        check_name(name)
+        return self._reader.targets(name)
+
+    def set_alias(self, name: str, target: int | Mapping[int, float]) -> None:
+        """Make `name` mean one version, or a canary: several versions by weight.
+
+        Raises `AdapterNotFoundError`, and `InvalidAliasError` for weights that can't be.
+        """
+        weights = {target: 1.0} if isinstance(target, int) else target
         with self._changing():
-            self.get(ref)
-            self._writer.point(name, version)
+            for version in weights:
+                self.get(AdapterRef(name, version))
+            self._writer.point(name, weights)
 
     def remove(self, ref: AdapterRef) -> None:
         """Remove one version, or a name with all its versions when `ref` has none.
@@ -122,7 +152,7 @@ class AdapterStore:
                 raise AdapterNotFoundError(self._not_found(ref))
             if ref.version is None or versions == wanted:
                 self._writer.remove_name(ref.name)
-            elif self._reader.alias(ref.name).version == ref.version:
+            elif ref.version in self._reader.alias(ref.name).versions:
                 other = [version for version in versions if version != ref.version][-1]
                 raise StoreError(
                     f"{ref} is what the name {ref.name} means now: point it elsewhere first "
@@ -148,40 +178,144 @@ class AdapterStore:
         `ManifestError` when the folder was changed after its manifest was written.
         """
         check_name(name)
-        inspect_adapter(folder, base_modules)
-        given = _given_manifest(folder, base)
         label = source if source is not None else str(folder)
-
-        def describe(staged: Path) -> Manifest:
-            # The copy is what is published, so the copy is what must pass.
-            inspection = inspect_adapter(staged, base_modules)
-            current = self._reader.current(name)
-            facts = {
-                "name": name,
-                "created_unix_seconds": int(time.time()),
-                "method": inspection.method,
-                "rank": inspection.rank,
-                "parent": current.label if current is not None else None,
-                "source": label,
-            }
-            if given is not None:
-                _check_digest(given, staged, folder)
-                return given.model_copy(update=facts)
-            return Manifest.model_validate({**facts, "base": base})
-
+        order = ImportOrder(name, label, None, base_modules, base)
+        order.check_source(folder)
         with self._changing():
-            version = self._writer.publish(name, folder, describe, set_alias=True)
+            order = replace(order, parent=self._current_label(name))
+            version = self._writer.publish(
+                name,
+                copy_folder(folder),
+                lambda staged: order.describe(staged, came_with=folder),
+                set_alias=True,
+            )
         return self.get(AdapterRef(name, version))
+
+    def import_archive(
+        self,
+        name: str,
+        archive: Path,
+        *,
+        base_modules: Mapping[str, tuple[int, int]] | None = None,
+        base: BaseLineage | None = None,
+    ) -> StoredAdapter:
+        """Publish what `export_archive` wrote, as `import_folder` does a folder.
+
+        Raises `ArchiveError` too, for a file that isn't such an archive.
+        """
+        check_name(name)
+        if not archive.is_file():
+            raise ArchiveError(f"there is no file {archive}")
+        with self._changing():
+            parent = self._current_label(name)
+            order = ImportOrder(name, str(archive), parent, base_modules, base)
+            version = self._writer.publish(
+                name,
+                lambda staged: extract_archive(archive, staged),
+                order.describe,
+                set_alias=True,
+            )
+        return self.get(AdapterRef(name, version))
+
+    def export_archive(self, ref: AdapterRef, target: Path) -> StoredAdapter:
+        """Write a version to one tar file. Raises `AdapterNotFoundError`, `ArchiveError`."""
+        stored = self.get(ref)
+        write_archive(stored.path, target)
+        return stored
+
+    def prune(self, name: str, keep: int) -> tuple[int, ...]:
+        """Remove all but the newest `keep` versions, never one that the name points at.
+
+        Returns what went. Raises `AdapterNotFoundError`.
+        """
+        assert keep >= 1
+        removed: tuple[int, ...] = ()
+        with self._changing():
+            versions = self._reader.versions(name)
+            if not versions:
+                raise AdapterNotFoundError(self._not_found(AdapterRef(name)))
+            pointed_at = self._reader.alias(name).versions
+            for version in versions[:-keep]:
+                if version not in pointed_at:
+                    self._writer.remove_version(name, version)
+                    removed += (version,)
+        return removed
+
+    def quarantine(self, ref: AdapterRef, reason: str) -> None:
+        """Move a version out of sight, with the reason; in a read-only store, pass it over.
+
+        Does nothing when the version is gone already.
+        """
+        assert ref.version is not None
+        folder = self._layout.version_folder(ref.name, ref.version)
+        try:
+            with self._changing():
+                if folder.is_dir():
+                    self._quarantine.take(ref.name, ref.version, reason)
+        except StoreError:
+            self._reader.marked[(ref.name, ref.version)] = reason
+
+    def quarantined(self) -> tuple[QuarantinedAdapter, ...]:
+        """What is in quarantine."""
+        return self._quarantine.all()
+
+    def quarantine_reason(self, ref: AdapterRef) -> str | None:
+        """Why what `ref` names can't be had; None when it isn't in quarantine."""
+        versions = (ref.version,) if ref.version is not None else self.alias(ref.name).versions
+        for version in versions:
+            reason = self._reader.marked.get((ref.name, version))
+            reason = reason or self._quarantine.reason_of(AdapterRef(ref.name, version))
+            if reason is not None:
+                return reason
+        return None
+
+    def restore(self, key: str) -> AdapterRef:
+        """Take a version out of quarantine, as it is. Raises `AdapterNotFoundError`, `StoreError`.
+
+        Whoever repaired its files restores it; a sweep takes it away again if it still doesn't
+        read.
+        """
+        with self._changing():
+            return self._quarantine.restore(key)
+
+    def discard(self, key: str) -> AdapterRef:
+        """Delete a version in quarantine for good. Raises `AdapterNotFoundError`."""
+        with self._changing():
+            return self._quarantine.discard(key)
+
+    def sweep(self, settle_seconds: float = SETTLE_SECONDS) -> tuple[AdapterRef, ...]:
+        """Quarantine every version that doesn't read, and say which.
+
+        One that something is still being copied into is left alone until nothing in it has changed
+        for `settle_seconds`. Unchanged folders aren't read again.
+        """
+        taken: tuple[AdapterRef, ...] = ()
+        for name in self._layout.name_folders():
+            for version in self._layout.version_folders(name):
+                reason = self._sweeper.examine(name, version, settle_seconds)
+                if reason is not None:
+                    ref = AdapterRef(name, version)
+                    self.quarantine(ref, reason)
+                    taken += (ref,)
+        return taken
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Hold the store alone, in a clean state."""
         try:
             with exclusive_lock(self._layout.lock):
-                self._writer.recover()
+                self._recover()
                 yield
         except OSError as error:
             raise StoreError(f"the store {self.root} can't be changed: {error}") from error
+
+    def _recover(self) -> None:
+        self._writer.recover()
+        self._quarantine.recover()
+
+    def _current_label(self, name: str) -> str | None:
+        current = self._reader.current(name)
+        return None if current is None else current.label
 
     def _not_found(self, ref: AdapterRef) -> str:
         versions = self._reader.versions(ref.name)
@@ -195,31 +329,4 @@ class AdapterStore:
         return (
             f"the name {ref.name} points at no version: name one (there is: {there}), or set it "
             f"with `adapters alias {ref.name} {versions[-1]}`"
-        )
-
-
-def _given_manifest(folder: Path, base: BaseLineage | None) -> Manifest | None:
-    """The manifest that came with a folder, if one did. Raises for another base than `base`."""
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        return None
-    manifest = read_manifest(path)
-    made_for = manifest.base
-    if base is not None and made_for is not None and made_for.digest != base.digest:
-        raise InspectionError(
-            f"the adapter in {folder} can't be used:",
-            [
-                f"it was trained on the base {made_for.reference} ({made_for.digest}), and this "
-                f"base is {base.reference} ({base.digest})"
-            ],
-        )
-    return manifest
-
-
-def _check_digest(manifest: Manifest, staged: Path, folder: Path) -> None:
-    digest = adapter_digest(staged)
-    if manifest.digest and manifest.digest != digest:
-        raise ManifestError(
-            f"{folder / MANIFEST_FILE} says {manifest.digest}, but the files are {digest}: they "
-            "were changed after it was written. Delete the manifest to import them as they are"
         )

@@ -1,8 +1,9 @@
 """Where things are in a store, and which of them readers may see.
 
     DIR/<name>/<version>/   one published version: the PEFT folder and manifest.json
-    DIR/<name>/alias.json   the version that the name alone means, and the highest number used
+    DIR/<name>/alias.json   what the name alone means, and the highest version number used
     DIR/.staging/           versions being written or deleted; nothing in it is ever read
+    DIR/.quarantine/        what doesn't read as a version (`adapters.quarantine`)
     DIR/.lock               locked by whoever changes the store
 
 A publish that also moves the alias has one moment of truth, the replacement of `alias.json`: until
@@ -11,9 +12,9 @@ alias points at it.
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.alias import Alias, read_alias_document
 from adapters.bounded_json import read_json_object
 from adapters.errors import DocumentError
 from adapters.names import NAME_PATTERN, parse_version
@@ -23,20 +24,13 @@ PUBLISHING_MARK = ".publishing"
 _MAX_ALIAS_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """What a name points at, if anything, and the highest version number it ever had."""
-
-    version: int | None = None
-    highest: int = 0
-
-
 class StoreLayout:
     """Paths and plain reads of a store. Holds no state and takes no lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.staging = root / ".staging"
+        self.quarantine = root / ".quarantine"
         self.lock = root / ".lock"
 
     def name_folder(self, name: str) -> Path:
@@ -56,6 +50,14 @@ class StoreLayout:
         except FileNotFoundError:
             return []
 
+    def name_in(self, path: str) -> str | None:
+        """The name that a path below the root belongs to; None for staging, locks and the like."""
+        prefix = f"{self.root}/"
+        if not path.startswith(prefix):
+            return None
+        name = path.removeprefix(prefix).partition("/")[0]
+        return name if NAME_PATTERN.fullmatch(name) else None
+
     def version_folders(self, name: str) -> list[int]:
         """The number of every version folder, sorted, whether readers may see it or not."""
         try:
@@ -67,7 +69,7 @@ class StoreLayout:
 
     def is_unfinished(self, name: str, version: int, alias: Alias) -> bool:
         """Whether a publish put the folder there but hasn't made it count."""
-        if alias.version == version:
+        if version in alias.versions:
             return False
         return os.path.lexists(self.version_folder(name, version) / PUBLISHING_MARK)
 
@@ -79,8 +81,4 @@ class StoreLayout:
             )
         except DocumentError:
             return Alias()
-        version, highest = document.get("version"), document.get("highest")
-        return Alias(
-            version if type(version) is int and version > 0 else None,
-            highest if type(highest) is int and highest > 0 else 0,
-        )
+        return read_alias_document(document)

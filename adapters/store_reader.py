@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.alias import Alias
 from adapters.errors import ManifestError
 from adapters.folder_files import MANIFEST_FILE, WEIGHTS_FILE
 from adapters.manifest import Manifest, read_manifest
-from adapters.store_layout import ALIAS_FILE, Alias, StoreLayout
+from adapters.store_layout import ALIAS_FILE, StoreLayout
 
 _Stamp = tuple[int, int]
 """(mtime in ns, inode): tells a replaced file from the one that was read."""
@@ -43,6 +44,9 @@ class StoreReader:
         self._root = str(layout.root)
         self._aliases: dict[str, tuple[_Stamp, Alias]] = {}
         self._versions: dict[tuple[str, int], tuple[_Stamp, StoredAdapter | None]] = {}
+        self.num_files_parsed = 0
+        self.marked: dict[tuple[str, int], str] = {}
+        """Versions that are passed over, and why: unsound ones in a store that can't be written."""
 
     def alias(self, name: str) -> Alias:
         """What `name` points at; nothing when there is no such name."""
@@ -54,6 +58,7 @@ class StoreReader:
         if kept is None or kept[0] != stamp:
             # A file replaced after the stat is read as the newer one and read again next time.
             kept = self._aliases[name] = (stamp, self._layout.read_alias(name))
+            self.num_files_parsed += 1
         return kept[1]
 
     def version(self, name: str, version: int) -> StoredAdapter | None:
@@ -63,9 +68,14 @@ class StoreReader:
         return self._parsed(name, version)
 
     def current(self, name: str) -> StoredAdapter | None:
-        """The version that `name` points at."""
+        """The version that `name` alone means."""
         version = self.alias(name).version
         return None if version is None else self._parsed(name, version)
+
+    def targets(self, name: str) -> tuple[tuple[StoredAdapter, float], ...]:
+        """The readable versions that `name` points at, with their weights."""
+        found = [(self._parsed(name, v), weight) for v, weight in self.alias(name).targets]
+        return tuple((stored, weight) for stored, weight in found if stored is not None)
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Every version that readers see, ascending."""
@@ -85,8 +95,15 @@ class StoreReader:
         found = (self.current(name) for name in self._layout.name_folders())
         return tuple(stored for stored in found if stored is not None)
 
+    def all_targets(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
+        """Name -> what it points at, of every name that points at a readable version."""
+        found = {name: self.targets(name) for name in self._layout.name_folders()}
+        return {name: targets for name, targets in found.items() if targets}
+
     def _parsed(self, name: str, version: int) -> StoredAdapter | None:
         stamp = _stamp(f"{self._root}/{name}/{version}/{MANIFEST_FILE}")
+        if (name, version) in self.marked:
+            return None
         if stamp is None:
             self._versions.pop((name, version), None)
             return None
@@ -95,6 +112,7 @@ class StoreReader:
             folder = self._layout.version_folder(name, version)
             kept = (stamp, _read_version(name, version, folder))
             self._versions[(name, version)] = kept
+            self.num_files_parsed += 1
         return kept[1]
 
 

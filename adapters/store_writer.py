@@ -3,18 +3,19 @@
 Every function here expects its caller to hold the store's lock.
 """
 
-import json
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from adapters.alias import Alias, canary, single
 from adapters.digest import adapter_digest
 from adapters.durable_files import copy_synced, replace_synced, sync_path, write_synced
 from adapters.errors import InspectionError
 from adapters.folder_files import MANIFEST_FILE, list_folder
 from adapters.manifest import Manifest
-from adapters.store_layout import PUBLISHING_MARK, Alias, StoreLayout
+from adapters.store_layout import PUBLISHING_MARK, StoreLayout
 
 
 class StoreWriter:
@@ -33,7 +34,7 @@ class StoreWriter:
                 mark = self._layout.version_folder(name, version) / PUBLISHING_MARK
                 if not mark.exists():
                     continue
-                if self._layout.read_alias(name).version == version:
+                if version in self._layout.read_alias(name).versions:
                     mark.unlink()
                 else:
                     self._discard(mark.parent)
@@ -41,22 +42,22 @@ class StoreWriter:
     def publish(
         self,
         name: str,
-        source: Path,
+        fill: Callable[[Path], None],
         describe: Callable[[Path], Manifest],
         *,
         set_alias: bool,
     ) -> int:
-        """Copy `source` as the next version of `name`; returns its number.
+        """Make the next version of `name`; returns its number.
 
-        `describe` is given the finished copy and returns its manifest, whose digest is filled in
-        here. Raises `InspectionError` for files that may not be in a store, what the digest raises
-        for malformed ones, and `OSError`.
+        `fill` makes the folder that it is given, with the version's files, flushed to the disk.
+        `describe` is given the finished folder and returns its manifest, whose digest is filled in
+        here. Raises what they raise, what the digest raises for malformed files, and `OSError`.
         """
-        files = _files_to_copy(source)
         staged = self._staging_path()
         try:
-            copy_synced(files, staged)
+            fill(staged)
             manifest = describe(staged).model_copy(update={"digest": adapter_digest(staged)})
+            (staged / MANIFEST_FILE).unlink(missing_ok=True)
             write_synced(staged / MANIFEST_FILE, manifest.to_json())
             if set_alias:
                 write_synced(staged / PUBLISHING_MARK, "")
@@ -65,16 +66,16 @@ class StoreWriter:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def point(self, name: str, version: int) -> None:
-        """Make `name` mean `version`."""
-        highest = max([self._layout.read_alias(name).highest, version])
-        self._write_alias(name, Alias(version, highest))
+    def point(self, name: str, weights: Mapping[int, float]) -> None:
+        """Make `name` mean these versions, by weight. Raises `InvalidAliasError`."""
+        highest = max([self._layout.read_alias(name).highest, *weights])
+        self._write_alias(name, canary(weights, highest))
 
     def remove_version(self, name: str, version: int) -> None:
         """Take one version away; its number isn't used again while the name exists."""
         alias = self._layout.read_alias(name)
         if alias.highest < version:
-            self._write_alias(name, Alias(alias.version, version))
+            self._write_alias(name, replace(alias, highest=version))
         self._discard(self._layout.version_folder(name, version))
 
     def remove_name(self, name: str) -> None:
@@ -92,13 +93,12 @@ class StoreWriter:
         staged.rename(target)
         sync_path(folder)
         if set_alias:
-            self._write_alias(name, Alias(version, version))
+            self._write_alias(name, single(version, version))
             (target / PUBLISHING_MARK).unlink()
         return version
 
     def _write_alias(self, name: str, alias: Alias) -> None:
-        text = json.dumps({"version": alias.version, "highest": alias.highest}) + "\n"
-        replace_synced(self._layout.alias_file(name), text, self._layout.staging)
+        replace_synced(self._layout.alias_file(name), alias.to_json(), self._layout.staging)
 
     def _staging_path(self) -> Path:
         return self._layout.staging / secrets.token_hex(12)
@@ -111,7 +111,11 @@ class StoreWriter:
         _delete(aside)
 
 
-def _files_to_copy(source: Path) -> dict[str, Path]:
+def copy_folder(source: Path) -> Callable[[Path], None]:
+    """A filler for `StoreWriter.publish`: the plain files of `source`, less its manifest.
+
+    Raises `InspectionError` now for files that may not be in a store.
+    """
     title = f"the adapter in {source} can't be used:"
     try:
         listing = list_folder(source)
@@ -119,7 +123,8 @@ def _files_to_copy(source: Path) -> dict[str, Path]:
         raise InspectionError(title, [f"the folder can't be read: {error.strerror}"]) from error
     if listing.problems:
         raise InspectionError(title, listing.problems)
-    return {name: path for name, path in listing.files.items() if name != MANIFEST_FILE}
+    files = {name: path for name, path in listing.files.items() if name != MANIFEST_FILE}
+    return lambda staged: copy_synced(files, staged)
 
 
 def _delete(path: Path) -> None:

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from adapters.base.quantization import QuantizationSpec
-from adapters.manifest import BaseLineage
+from adapters.compatibility import ServedBase
+from adapters.manifest import BaseLineage, QuantizationRecord
 from adapters.store import AdapterStore
 from server.api.app import create_app
 from server.api.drain import Drain
@@ -23,10 +24,14 @@ from server.api.settings import ApiSettings
 from server.configuration import ServerConfig
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
+from server.engine.administration import Administration
 from server.engine.catalog import StoreCatalog
 from server.engine.engine import Engine
 from server.engine.host_cache import HostAdapterCache
+from server.engine.merge_process import MergeProcess
 from server.engine.metrics import EngineMetrics
+from server.engine.store_keeper import StoreKeeper
+from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
@@ -57,21 +62,35 @@ async def run_server(config: ServerConfig) -> None:
         leave_cores_to_kernels()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
-    engine = _build_engine(config, model, metrics)
+    store = AdapterStore(config.store)
     catalog = StoreCatalog(
-        AdapterStore(config.store),
-        base=BaseLineage(
-            reference=model.base_reference, revision=model.base_revision, digest=model.base_digest
-        ),
+        store,
+        served=_served_base(config, model),
         base_modules=model.module_shapes,
-        allowed_roots=(config.store, *config.adapter_roots),
+        allowed_roots=(store.root, *config.adapter_roots),
+        max_rank=config.max_lora_rank,
+        allow_mismatch=config.allow_mismatch,
     )
+    cache = HostAdapterCache(
+        VerifiedLoader(model.loader, catalog.quarantine),
+        max_bytes=int(config.host_cache_gib * _GIB),
+        metrics=metrics,
+    )
+    engine = _build_engine(config, model, metrics, cache)
+    administration = Administration(
+        catalog,
+        cache,
+        on_device=lambda: engine.resident_adapters,
+        merger=MergeProcess(config.store),
+    )
+    keeper = StoreKeeper(catalog)
     metrics.backend_info.labels(model.backend).set(1)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        watching = [asyncio.create_task(catalog.watch())]
+        administration.follow_catalog()
+        watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
         if config.keys_file and keys is not None:
             watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
         names = ", ".join(entry.current.label for entry in catalog.list()) or "none"
@@ -89,6 +108,7 @@ async def run_server(config: ServerConfig) -> None:
         catalog,
         model.tokenizer,
         _model_info(config, model),
+        administration=administration,
         registry=registry,
         settings=_api_settings(config),
         lifespan=lifespan,
@@ -137,12 +157,9 @@ def _uvicorn_config(config: ServerConfig, app: FastAPI) -> uvicorn.Config:
 
 
 def _model_settings(config: ServerConfig) -> ModelSettings:
-    quantized = config.quantization != "none"
     return ModelSettings(
         base=config.base,
-        quantization=QuantizationSpec(
-            config.quantization, double_quant=config.double_quant and quantized
-        ),
+        quantization=_quantization(config),
         device=config.device,
         dtype=config.dtype,
         backend=config.backend,
@@ -156,7 +173,27 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
     )
 
 
-def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMetrics) -> Engine:
+def _served_base(config: ServerConfig, model: AssembledModel) -> ServedBase:
+    spec = _quantization(config)
+    return ServedBase(
+        BaseLineage(
+            reference=model.base_reference, revision=model.base_revision, digest=model.base_digest
+        ),
+        QuantizationRecord(
+            scheme=spec.scheme, block_size=spec.block_size, double_quant=spec.double_quant
+        ),
+        model.template_hash,
+    )
+
+
+def _quantization(config: ServerConfig) -> QuantizationSpec:
+    quantized = config.quantization != "none"
+    return QuantizationSpec(config.quantization, double_quant=config.double_quant and quantized)
+
+
+def _build_engine(
+    config: ServerConfig, model: AssembledModel, metrics: EngineMetrics, cache: HostAdapterCache
+) -> Engine:
     settings = SchedulerSettings(
         max_num_sequences=config.max_num_sequences,
         max_batch_tokens=config.max_batch_tokens,
@@ -173,9 +210,6 @@ def _build_engine(config: ServerConfig, model: AssembledModel, metrics: EngineMe
     )
     scheduler = Scheduler(
         settings, eos_token_ids=model.tokenizer.eos_token_ids, base_digest=model.base_digest
-    )
-    cache = HostAdapterCache(
-        model.loader, max_bytes=int(config.host_cache_gib * _GIB), metrics=metrics
     )
     return Engine(
         scheduler,

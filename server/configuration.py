@@ -59,6 +59,9 @@ class ServerConfig(BaseModel):
         ADAPTERS, 128, "Adapter pages on the device; a page holds 8 rank components", ge=1
     )
     max_lora_rank: int = setting(ADAPTERS, 64, "Largest adapter rank accepted", ge=1)
+    allow_mismatch: bool = setting(
+        ADAPTERS, False, "Serve adapters made for another base, with a warning header"
+    )
     host_cache_gib: float = setting(ADAPTERS, 2.0, "Adapters kept in host memory", gt=0)
 
     max_num_sequences: int = setting(BATCHING, 64, "Sequences in a batch", ge=1)

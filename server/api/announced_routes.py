@@ -10,14 +10,6 @@ _ANNOUNCED = (
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("POST", "/v1/responses"),
-    ("GET", "/v1/adapters"),
-    ("GET", "/v1/adapters/{name}"),
-    ("DELETE", "/v1/adapters/{name}"),
-    ("PUT", "/v1/adapters/{name}/alias"),
-    ("POST", "/v1/adapters/{name}/pin"),
-    ("POST", "/v1/adapters/{name}/unpin"),
-    ("POST", "/v1/adapters/{name}/prefetch"),
-    ("POST", "/v1/adapters/merge"),
 )
 
 

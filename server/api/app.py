@@ -13,12 +13,14 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from server.api.adapter_routes import adapter_routes
+from server.api.administration_routes import administration_routes
 from server.api.announced_routes import announced_routes
 from server.api.callers import ANYONE, NOBODY, CurrentCaller
 from server.api.deadlines import CurrentDeadline
 from server.api.drain import Drain
 from server.api.errors import MethodNotAllowedError, UnknownUrlError, error_response
 from server.api.guard import Door, GuardMiddleware
+from server.api.guarded_administration import GuardedAdministration
 from server.api.guarded_catalog import GuardedCatalog
 from server.api.guarded_engine import GuardedEngine
 from server.api.keys import KeyRing
@@ -29,6 +31,7 @@ from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
+from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
@@ -44,6 +47,7 @@ def create_app(
     tokenizer: ChatTokenizer,
     info: ModelInfo,
     *,
+    administration: AdapterAdministration,
     registry: CollectorRegistry,
     settings: ApiSettings | None = None,
     lifespan: Lifespan | None = None,
@@ -89,6 +93,8 @@ def create_app(
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
     app.include_router(model_routes(info, catalog, current))
     app.include_router(adapter_routes(info, catalog, settings))
+    guarded = GuardedAdministration(administration, current)
+    app.include_router(administration_routes(guarded, info, settings))
     app.include_router(announced_routes())
     app.include_router(
         operation_routes(

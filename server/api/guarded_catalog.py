@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from adapters.errors import AdapterError
 from adapters.stack import parse_stack
 from server.api.callers import CurrentCaller
+from server.core.errors import AdapterUnavailableError
 from server.core.ports import AdapterCatalog, CatalogEntry
-from server.core.stack import AdapterStack, AdapterVersion
+from server.core.stack import AdapterStack, AdapterVersion, StackMember
 
 
 class GuardedCatalog:
@@ -20,8 +21,11 @@ class GuardedCatalog:
         self._catalog = catalog
         self._current = current
 
-    def resolve(self, expression: str) -> AdapterStack:
-        """See `AdapterCatalog.resolve`. Raises `PermissionDeniedError` besides."""
+    def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
+        """See `AdapterCatalog.resolve`. Raises `PermissionDeniedError` besides.
+
+        Without a key of the request's own, it is the caller's that a canary sticks to.
+        """
         caller = self._current.get()
         try:
             terms = parse_stack(expression)
@@ -29,9 +33,25 @@ class GuardedCatalog:
             terms = ()  # The catalog says what is wrong with it.
         for term in terms:
             caller.check_name(term.ref.name)
-        stack = self._catalog.resolve(expression)
+        stack = self._catalog.resolve(expression, sticky_key or caller.key_id or None)
         caller.check_stack(stack)
         return stack
+
+    def warnings(self, stack: AdapterStack) -> Sequence[str]:
+        """See `AdapterCatalog.warnings`."""
+        return self._catalog.warnings(stack)
+
+    def entry(self, reference: str) -> CatalogEntry:
+        """See `AdapterCatalog.entry`; what the caller may not use isn't there."""
+        caller, name = self._current.get(), reference.partition("@")[0]
+        if not caller.may_see(name):
+            raise AdapterUnavailableError(
+                f"The model '{reference}' does not exist. GET /v1/models lists what this server has"
+            )
+        entry = self._catalog.entry(reference)
+        if "@" in reference:
+            caller.check_stack(AdapterStack((StackMember(entry.current),)))
+        return entry
 
     def list(self) -> Sequence[CatalogEntry]:
         """What the caller may use."""

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from server.api.callers import CurrentCaller
-from server.core.errors import AdapterUnavailableError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, CatalogEntry
 
@@ -26,12 +25,7 @@ def model_routes(info: ModelInfo, catalog: AdapterCatalog, current: CurrentCalle
     async def retrieve_model(model_id: str) -> Response:
         if info.is_base(model_id) and current.get().may_use_base:
             return JSONResponse(_base_card(info))
-        for entry in catalog.list():
-            if model_id in (entry.name, entry.current.label):
-                return JSONResponse(_adapter_card(entry, info) | {"id": model_id})
-        raise AdapterUnavailableError(
-            f"The model '{model_id}' does not exist. GET /v1/models lists what this server has"
-        )
+        return JSONResponse(_adapter_card(catalog.entry(model_id), info) | {"id": model_id})
 
     return router
 

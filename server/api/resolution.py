@@ -12,20 +12,28 @@ from server.core.ports import AdapterCatalog
 from server.core.stack import BASE_STACK, AdapterStack
 
 # Anything else can't name an adapter, so it is an unknown model rather than a broken expression.
+_MAX_HEADER_CHARS = 1000
 _EXPRESSION = re.compile(r"[A-Za-z0-9._@:+\-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What answers one request. `expression` is what the answer calls it."""
+    """What answers one request. `expression` is what the answer calls it.
+
+    `warnings` say how its adapters were made for another base than the one that answers.
+    """
 
     expression: str
     stack: AdapterStack
+    warnings: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
-        """`x-adapter-digest`, unless the base answers alone."""
-        return {"x-adapter-digest": self.stack.digest} if self.stack.members else {}
+        """`x-adapter-digest` unless the base answers alone, and `x-switchyard-warning`."""
+        headers = {"x-adapter-digest": self.stack.digest} if self.stack.members else {}
+        if self.warnings:
+            headers["x-switchyard-warning"] = _header_text("; ".join(self.warnings))
+        return headers
 
 
 def resolve_model(
@@ -34,9 +42,11 @@ def resolve_model(
     *,
     info: ModelInfo,
     catalog: AdapterCatalog,
+    sticky_key: str | None = None,
 ) -> ServedModel:
     """The versions that `model`, or `adapters` beside the base's name, mean at this moment.
 
+    Where a name is a canary, requests with equal `sticky_key` get equal versions.
     Raises `AdapterUnavailableError` for what isn't there and `RequestError` for what can't be read.
     """
     if adapters:
@@ -53,8 +63,14 @@ def resolve_model(
         raise AdapterUnavailableError(
             f"The model '{model}' does not exist. GET /v1/models lists what this server has"
         )
-    stack = catalog.resolve(model)
-    return ServedModel(stack.expression, stack)
+    stack = catalog.resolve(model, sticky_key)
+    return ServedModel(stack.expression, stack, tuple(catalog.warnings(stack)))
+
+
+def _header_text(text: str) -> str:
+    """Printable ASCII, as much as a header may well have."""
+    plain = text.encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in plain)[:_MAX_HEADER_CHARS]
 
 
 def _plain(scale: float) -> str:

@@ -105,7 +105,13 @@ class Serving:
                 f"one request takes up to {limit}: send several",
                 "n" if body.n > 1 else "prompt",
             )
-        return resolve_model(body.model, body.adapters, info=self._info, catalog=self._catalog)
+        return resolve_model(
+            body.model,
+            body.adapters,
+            info=self._info,
+            catalog=self._catalog,
+            sticky_key=body.user or body.safety_identifier,
+        )
 
     async def _tokens(self, tokenise: Callable[[], TokenIds], num_chars: int) -> TokenIds:
         if num_chars <= _MAX_INLINE_CHARS:

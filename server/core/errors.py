@@ -7,6 +7,7 @@ SwitchyardError
 │   └── PinLimitError       pinned adapters would fill the host cache
 ├── AdapterUnavailableError the store has no such adapter
 ├── AdapterUnreadableError  the store has it, but its files can't be served; says why
+├── MergeFailedError        a merge of adapters could not be made; says why
 ├── OverloadedError         the queue is full: try again after `retry_after_seconds`
 ├── DeadlineExceededError   the answer wasn't complete in the time it had
 ├── SlowReaderError         the caller doesn't take what was generated for it
@@ -51,6 +52,10 @@ class AdapterUnavailableError(SwitchyardError):
 
 class AdapterUnreadableError(SwitchyardError):
     """An adapter that the store has can't be served: its files are broken, or it has no effect."""
+
+
+class MergeFailedError(SwitchyardError):
+    """The adapters can't be merged as asked."""
 
 
 class OverloadedError(SwitchyardError):

@@ -104,18 +104,31 @@ class GenerationEngine(Protocol):
 class AdapterCatalog(Protocol):
     """Names to versions, as the store has them now."""
 
-    def resolve(self, expression: str) -> AdapterStack:
+    def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
         """`sql`, `sql@3` or `sql:0.7+polite:0.3` to the versions they mean now.
 
-        Raises `AdapterUnavailableError` for a name or version that isn't there and `RequestError`
-        for an expression that doesn't parse.
+        Where a name points at several versions by weight (a canary), equal keys get equal versions;
+        without a key each call draws anew. Raises `AdapterUnavailableError` for a name or version
+        that isn't there, `AdapterUnreadableError` for one that is quarantined, and `RequestError`
+        for an expression that doesn't parse or an adapter made for another base.
         """
+        ...
+
+    def warnings(self, stack: AdapterStack) -> Sequence[str]:
+        """How members were made for another base; empty unless mismatches are allowed."""
         ...
 
     def list(self) -> Sequence["CatalogEntry"]: ...
 
+    def entry(self, reference: str) -> "CatalogEntry":
+        """`sql` or `sql@3` as `/v1/models/{id}` shows it. Raises `AdapterUnavailableError`."""
+        ...
+
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
-        """Import a PEFT folder from the allowed roots as a new version of `name`."""
+        """Import a PEFT folder from the allowed roots as a new version of `name`.
+
+        Raises `AdapterError`, or `AdapterTooLargeError` for one over the largest rank.
+        """
         ...
 
     def unload(self, name: str) -> None:

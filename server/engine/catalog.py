@@ -2,99 +2,167 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
+from adapters.alias import choose_target
+from adapters.compatibility import ServedBase
 from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
-from adapters.manifest import BaseLineage
-from adapters.names import AdapterRef
+from adapters.inspection import inspect_adapter
+from adapters.names import AdapterRef, parse_ref
 from adapters.stack import parse_stack
 from adapters.store import AdapterStore, StoredAdapter
-from server.core.errors import AdapterUnavailableError, RequestError
+from server.core.errors import (
+    AdapterTooLargeError,
+    AdapterUnavailableError,
+    AdapterUnreadableError,
+    RequestError,
+)
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
+from server.engine.catalog_entry import StoreEntry, adapter_version
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class StoreEntry:
-    """One adapter name as the store has it now; a `core.ports.CatalogEntry`."""
-
-    name: str
-    current: AdapterVersion
-    created: int
-    root: str
+Listener = Callable[[frozenset[str]], None]
 
 
 class StoreCatalog:
     """Reads an `AdapterStore` and keeps up with it while `watch` runs.
 
-    `base` is the served base: adapters trained on another one are not offered.
-    `base_modules` (name -> (in, out)) is what imports are checked against; `allowed_roots` are the
-    folders that `load` may read from.
+    `served` is the served base: adapters made for another one are not offered, unless
+    `allow_mismatch`, and then `warnings` says so. `base_modules` (name -> (in, out)) is what
+    imports are checked against; `allowed_roots` are the folders that `load` may read from;
+    `max_rank` is the largest rank that the device bank takes. Threads may share it.
     """
 
     def __init__(
         self,
         store: AdapterStore,
         *,
-        base: BaseLineage,
+        served: ServedBase,
         base_modules: Mapping[str, tuple[int, int]],
         allowed_roots: Sequence[Path],
+        max_rank: int | None = None,
+        allow_mismatch: bool = False,
     ) -> None:
         self._store = store
-        self._base = base
+        self._served = served
         self._base_modules = base_modules
         self._allowed_roots = tuple(root.resolve() for root in allowed_roots)
+        self._max_rank = max_rank
+        self._allow_mismatch = allow_mismatch
         self._hidden: set[str] = set()
         self._entries: dict[str, StoreEntry] = {}
+        self._listeners: list[Listener] = []
+        self._refreshing = threading.Lock()
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the store again; says in the log what came, moved or went."""
-        entries: dict[str, StoreEntry] = {}
-        for stored in self._store.list():
-            if self._mismatch(stored) is None:
-                entries[stored.name] = self._entry(stored)
-        for name in sorted(set(entries) | set(self._entries)):
-            before, now = self._entries.get(name), entries.get(name)
-            if now is None:
-                logger.info("adapter %s is gone from the store", name)
-            elif before is None or before.current.digest != now.current.digest:
-                logger.info("adapter %s is now %s", name, now.current.label)
-                self._hidden.discard(name)
-        self._entries = entries
+    @property
+    def store(self) -> AdapterStore:
+        return self._store
+
+    @property
+    def served(self) -> ServedBase:
+        return self._served
+
+    @property
+    def base_modules(self) -> Mapping[str, tuple[int, int]]:
+        """What adapters are checked against: module name -> (in_features, out_features)."""
+        return self._base_modules
+
+    def subscribe(self, listener: Listener) -> None:
+        """`listener` is told, on the refreshing thread, which names came, moved or went."""
+        self._listeners.append(listener)
+
+    def refresh(self, names: Iterable[str] | None = None) -> None:
+        """Read the store again, or only `names` of it; says in the log what changed."""
+        with self._refreshing:
+            if names is None:
+                found = self._store.targets_by_name()
+                touched = set(found) | set(self._entries)
+            else:
+                touched = set(names)
+                found = {name: self._store.targets(name) for name in touched}
+            changed = {name for name in touched if self._update(name, found.get(name, ()))}
+        for listener in self._listeners if changed else ():
+            listener(frozenset(changed))
 
     async def watch(self) -> None:
-        """Refresh whenever the store's files change. Runs until cancelled."""
-        async for _changes in awatch(self._store.root, debounce=200, recursive=True):
+        """Refresh what changes in the store's files. Runs until cancelled."""
+        changes = awatch(
+            self._store.root, debounce=200, recursive=True, watch_filter=self._is_of_a_name
+        )
+        async for found in changes:
+            names = {name for _, path in found if (name := self._store.name_in(path)) is not None}
             try:
-                await asyncio.to_thread(self.refresh)
+                await asyncio.to_thread(self.refresh, names)
             except (AdapterError, OSError):
                 logger.exception("the store can't be read; serving what is known")
 
-    def resolve(self, expression: str) -> AdapterStack:
+    def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
         """`sql`, `sql@3` or `sql:0.7+polite:0.3` to the versions that they mean now."""
         try:
             terms = parse_stack(expression)
         except AdapterError as error:
             raise RequestError(str(error), "model") from error
+        key = sticky_key if sticky_key is not None else secrets.token_hex(8)
         return AdapterStack(
-            tuple(StackMember(self._version(term.ref), term.scale) for term in terms)
+            tuple(StackMember(self._version(term.ref, key), term.scale) for term in terms)
         )
+
+    def warnings(self, stack: AdapterStack) -> Sequence[str]:
+        """How members were made for another base; empty unless mismatches are allowed."""
+        if not self._allow_mismatch:
+            return ()
+        found: tuple[str, ...] = ()
+        for member in stack.members:
+            ref = AdapterRef(member.adapter.name, member.adapter.version)
+            try:
+                manifest = self._store.get(ref).manifest
+            except AdapterError:
+                continue  # it went since it was resolved
+            mismatches = self._served.mismatches(manifest)
+            found += tuple(f"adapter {member.adapter.label}: {problem}" for problem in mismatches)
+        return found
 
     def list(self) -> Sequence[StoreEntry]:
         """Every adapter that a request can name, by name."""
-        return [e for name, e in sorted(self._entries.items()) if name not in self._hidden]
+        entries = [e for name, e in self._entries.items() if name not in self._hidden]
+        return sorted((e for e in entries if self._serves(e)), key=lambda e: e.name)
+
+    def entry(self, reference: str) -> StoreEntry:
+        """`sql` or `sql@3`. Raises `AdapterUnavailableError`."""
+        try:
+            ref = parse_ref(reference)
+        except AdapterError as error:
+            raise AdapterUnavailableError(_unknown(reference)) from error
+        entry = self._entries.get(ref.name)
+        if ref.version is None:
+            if entry is None or ref.name in self._hidden:
+                raise AdapterUnavailableError(_unknown(reference))
+            return entry
+        return StoreEntry.of(
+            ref.name, ((self._stored(ref), 1.0),), served=self._served, root=self._store.root
+        )
+
+    def entries(self) -> Sequence[StoreEntry]:
+        """Every name that points at a version, offered or not, by name."""
+        return sorted(self._entries.values(), key=lambda e: e.name)
+
+    def is_hidden(self, name: str) -> bool:
+        """Whether `name` was unloaded."""
+        return name in self._hidden
 
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
         """Import a PEFT folder under an allowed root as the current version of `name`.
 
-        Raises `AdapterExistsError` when the name is there and `replace` is false, and
-        `AdapterNotFoundError` when the path isn't an adapter folder that may be read.
+        Raises `AdapterExistsError` when the name is there and `replace` is false,
+        `AdapterNotFoundError` when the path isn't an adapter folder that may be read,
+        `AdapterTooLargeError` when its rank is over the bank's, and what an import raises.
         """
         if name in self._entries and name not in self._hidden and not replace:
             raise AdapterExistsError(
@@ -102,16 +170,17 @@ class StoreCatalog:
                 "load_inplace to true"
             )
         folder = self._contained(path)
+        self._check_rank(name, folder)
         stored = self._store.import_folder(
             name,
             folder,
             base_modules=self._base_modules,
-            base=self._base,
+            base=self._served.lineage,
             source=str(folder),
         )
         self._hidden.discard(name)
-        self.refresh()
-        return self._adapter_version(stored)
+        self.refresh([name])
+        return adapter_version(stored)
 
     def unload(self, name: str) -> None:
         """Stop offering `name`; its files stay in the store, and a new version offers it again."""
@@ -119,32 +188,79 @@ class StoreCatalog:
             raise AdapterNotFoundError(f"The lora adapter '{name}' cannot be found.")
         self._hidden.add(name)
 
-    def _version(self, ref: AdapterRef) -> AdapterVersion:
+    def quarantine(self, ref: AdapterRef, reason: str) -> None:
+        """Take a version out of the store's sight, and stop offering it. Raises `AdapterError`."""
+        self._store.quarantine(ref, reason)
+        self.refresh([ref.name])
+
+    def _update(self, name: str, targets: tuple[tuple[StoredAdapter, float], ...]) -> bool:
+        """Take over what `name` points at now; returns whether that is news."""
+        before = self._entries.get(name)
+        if not targets:
+            if before is None:
+                return False
+            del self._entries[name]
+            logger.info("adapter %s is gone from the store", name)
+            return True
+        now = StoreEntry.of(name, targets, served=self._served, root=self._store.root)
+        if before == now:
+            return False
+        self._entries[name] = now
+        self._hidden.discard(name)
+        logger.info("adapter %s is now %s", name, now.meaning)
+        for problem in now.mismatches:
+            verdict = "served all the same" if self._allow_mismatch else "not offered"
+            logger.warning("adapter %s is %s: %s", now.current.label, verdict, problem)
+        return True
+
+    def _serves(self, entry: StoreEntry) -> bool:
+        return self._allow_mismatch or not entry.mismatches
+
+    def _version(self, ref: AdapterRef, key: str) -> AdapterVersion:
         if ref.name in self._hidden:
             raise AdapterUnavailableError(f"adapter {ref.name} is unloaded on this server")
         entry = self._entries.get(ref.name)
-        if entry is not None and ref.version in (None, entry.current.version):
-            return entry.current
-        try:
-            stored = self._store.get(ref)
-        except AdapterNotFoundError as error:
-            raise AdapterUnavailableError(
-                f"no model or adapter is called {ref}; GET /v1/models lists what is there"
-            ) from error
-        except AdapterError as error:
-            raise AdapterUnavailableError(f"{ref} can't be read: {error}") from error
-        if (mismatch := self._mismatch(stored)) is not None:
-            raise RequestError(mismatch, "model")
-        return self._adapter_version(stored)
+        if entry is not None and ref.version is None:
+            weights = tuple((index, weight) for index, (_, weight) in enumerate(entry.targets))
+            index, _ = choose_target(ref.name, weights, key)
+            chosen = entry.targets[index][0]
+            if self._serves(entry):
+                return chosen
+            ref = AdapterRef(ref.name, chosen.version)
+        stored = self._stored(ref)
+        mismatches = self._served.mismatches(stored.manifest)
+        if mismatches and not self._allow_mismatch:
+            raise RequestError(
+                f"adapter {stored.label} can't be served: {'; '.join(mismatches)}. The setting "
+                "allow_mismatch serves it all the same",
+                "model",
+            )
+        return adapter_version(stored)
 
-    def _mismatch(self, stored: StoredAdapter) -> str | None:
-        base = stored.manifest.base
-        if base is None or base.digest == self._base.digest:
-            return None
-        return (
-            f"adapter {stored.label} was trained on the base {base.reference} ({base.digest}), "
-            f"and this server has {self._base.reference} ({self._base.digest})"
-        )
+    def _stored(self, ref: AdapterRef) -> StoredAdapter:
+        try:
+            return self._store.get(ref)
+        except AdapterNotFoundError as error:
+            reason = self._store.quarantine_reason(ref)
+            if reason is not None:
+                raise AdapterUnreadableError(f"adapter {ref} is in quarantine: {reason}") from error
+            raise AdapterUnavailableError(_unknown(str(ref))) from error
+        except AdapterError as error:
+            raise AdapterUnreadableError(f"{ref} can't be read: {error}") from error
+
+    def _check_rank(self, name: str, folder: Path) -> None:
+        if self._max_rank is None:
+            return
+        rank = inspect_adapter(folder, self._base_modules).rank
+        if rank > self._max_rank:
+            raise AdapterTooLargeError(
+                f"adapter {name} has rank {rank}; this server takes up to {self._max_rank} "
+                "(setting max_lora_rank)",
+                "lora_path",
+            )
+
+    def _is_of_a_name(self, _change: Change, path: str) -> bool:
+        return self._store.name_in(path) is not None
 
     def _contained(self, path: str) -> Path:
         folder = Path(path).resolve()
@@ -158,15 +274,6 @@ class StoreCatalog:
             raise AdapterNotFoundError(f"No adapter found for '{path}'.")
         return folder
 
-    def _entry(self, stored: StoredAdapter) -> StoreEntry:
-        return StoreEntry(
-            name=stored.name,
-            current=self._adapter_version(stored),
-            created=int(stored.manifest.created_unix_seconds),
-            root=str(stored.path.relative_to(self._store.root)),
-        )
 
-    def _adapter_version(self, stored: StoredAdapter) -> AdapterVersion:
-        return AdapterVersion(
-            stored.name, stored.version, stored.digest, stored.rank, stored.path, stored.size_bytes
-        )
+def _unknown(reference: str) -> str:
+    return f"no model or adapter is called {reference}; GET /v1/models lists what is there"

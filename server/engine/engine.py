@@ -120,6 +120,11 @@ class Engine:
         """Return when the step loop has died; never when it was stopped."""
         await self._died.wait()
 
+    @property
+    def resident_adapters(self) -> tuple[str, ...]:
+        """Digests of the adapters in the device bank."""
+        return self._steps.resident_adapters
+
     def refresh_memory_metrics(self) -> None:
         """Bring the memory gauges up to date (before a scrape)."""
         components = dict(self._runner.memory_bytes())
@@ -131,7 +136,9 @@ class Engine:
         self._metrics.set_memory("cpu", {"adapter_host_cache": host})
         for kind, num_bytes in device.items():
             self._metrics.device_memory[kind].labels(self._device).set(num_bytes)
-        resident = (self._host_cache.version_of(d) for d in self._steps.resident_adapters)
+        on_device = self._steps.resident_adapters
+        self._host_cache.forget_versions(on_device)
+        resident = (self._host_cache.version_of(d) for d in on_device)
         self._metrics.set_residency(self._host_cache.sizes(), [v for v in resident if v])
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationDelta]:

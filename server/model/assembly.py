@@ -63,6 +63,7 @@ class AssembledModel:
     base_reference: str
     base_digest: str
     base_revision: str | None
+    template_hash: str | None
     device: str
     backend: str
     num_blocks: int
@@ -141,6 +142,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         base_reference=base.resolved.reference,
         base_digest=base.resolved.digest,
         base_revision=base.resolved.revision,
+        template_hash=base.template.hash if base.template.text else None,
         device=device,
         backend=way.backend,
         num_blocks=num_blocks,

@@ -9,7 +9,9 @@ from server.api.app import create_app
 from server.api.drain import Drain
 from server.api.keys import KeyRing
 from server.api.settings import ApiSettings
+from server.core.administration import AdapterAdministration
 from server.core.model_info import ModelInfo
+from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_catalog import FakeCatalog
 from tests.fakes.api_engine import FakeEngine
 from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
@@ -24,6 +26,7 @@ class FakeServing:
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     catalog: FakeCatalog = field(default_factory=FakeCatalog)
+    administration: AdapterAdministration = field(default_factory=FakeAdministration)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     settings: ApiSettings = field(default_factory=ApiSettings)
     scrapes: list[int] = field(default_factory=list)
@@ -36,6 +39,7 @@ class FakeServing:
             self.catalog,
             FakeTokenizer(),
             INFO,
+            administration=self.administration,
             registry=self.registry,
             settings=self.settings,
             before_scrape=lambda: self.scrapes.append(len(self.scrapes)),

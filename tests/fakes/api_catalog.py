@@ -22,9 +22,20 @@ class FakeCatalog:
     def __init__(self) -> None:
         self._current = {"sql": 3, "polite": 1}
         self.loaded: list[tuple[str, str, bool]] = []
+        self.sticky_keys: list[str | None] = []
+        self.told_warnings: tuple[str, ...] = ()
 
-    def resolve(self, expression: str) -> AdapterStack:
+    def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
+        self.sticky_keys.append(sticky_key)
         return AdapterStack(tuple(self._member(term) for term in expression.split("+")))
+
+    def warnings(self, stack: AdapterStack) -> tuple[str, ...]:
+        return self.told_warnings
+
+    def entry(self, reference: str) -> FakeEntry:
+        version = self._member(reference).adapter
+        root = f"{version.name}/{version.version}"
+        return FakeEntry(version.name, version, 1_700_000_000, root)
 
     def list(self) -> list[FakeEntry]:
         return [

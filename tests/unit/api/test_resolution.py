@@ -17,7 +17,7 @@ class RecordingCatalog(FakeCatalog):
         super().__init__()
         self.expressions: list[str] = []
 
-    def resolve(self, expression: str) -> AdapterStack:
+    def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
         self.expressions.append(expression)
         return super().resolve(expression)
 

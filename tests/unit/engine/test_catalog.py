@@ -2,19 +2,25 @@
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
 
+from adapters.compatibility import ServedBase
 from adapters.errors import AdapterExistsError, AdapterNotFoundError, InspectionError
-from adapters.manifest import BaseLineage
+from adapters.manifest import BaseLineage, Manifest, QuantizationRecord, TemplateRecord
+from adapters.names import AdapterRef
 from adapters.store import AdapterStore
-from server.core.errors import AdapterUnavailableError, RequestError
+from server.core.errors import AdapterTooLargeError, AdapterUnavailableError, RequestError
 from server.engine.catalog import StoreCatalog
 from tests.unit.adapters.peft_folder import MODULES, write_folder
 
 BASE = BaseLineage(reference="base", digest="sha256:served")
 OTHER = BaseLineage(reference="other", digest="sha256:other")
+NF4 = QuantizationRecord(scheme="nf4", block_size=64, double_quant=True)
+FP4 = QuantizationRecord(scheme="fp4", block_size=64, double_quant=True)
+TEMPLATE = TemplateRecord(text="t", hash="sha256:t", golden_messages=[], golden_token_ids=[])
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def catalog_of(store: AdapterStore, *roots: Path) -> StoreCatalog:
-    return StoreCatalog(store, base=BASE, base_modules=MODULES, allowed_roots=roots)
+    return StoreCatalog(store, served=ServedBase(BASE), base_modules=MODULES, allowed_roots=roots)
 
 
 def test_names_versions_and_stacks_resolve(store: AdapterStore, folder: Path) -> None:
@@ -83,7 +89,10 @@ def test_load_reads_only_below_the_allowed_roots(store: AdapterStore, folder: Pa
 
 def test_a_folder_that_does_not_fit_the_base_is_refused(store: AdapterStore, folder: Path) -> None:
     catalog = StoreCatalog(
-        store, base=BASE, base_modules={"other": (8, 8)}, allowed_roots=[folder.parent]
+        store,
+        served=ServedBase(BASE),
+        base_modules={"other": (8, 8)},
+        allowed_roots=[folder.parent],
     )
     with pytest.raises(InspectionError):
         catalog.load("sql", str(folder), replace=False)
@@ -101,6 +110,88 @@ def test_unloading_hides_and_a_new_version_shows_again(store: AdapterStore, fold
     assert store.names() == ("sql",), "unloading deletes nothing"
     catalog.load("sql", str(folder), replace=False)
     assert catalog.resolve("sql").expression == "sql@2"
+
+
+def test_a_canary_sticks_and_serves_what_is_readable(store: AdapterStore, folder: Path) -> None:
+    for _ in range(2):
+        store.import_folder("sql", folder)
+    store.set_alias("sql", {1: 0.5, 2: 0.5})
+    catalog = catalog_of(store)
+    chosen = {key: catalog.resolve("sql", key).expression for key in map(str, range(40))}
+    assert set(chosen.values()) == {"sql@1", "sql@2"}
+    assert chosen == {key: catalog.resolve("sql", key).expression for key in chosen}
+    assert catalog.entry("sql").meaning == "sql@1:0.5, sql@2:0.5"
+    catalog.quarantine(AdapterRef("sql", 2), "because")
+    assert {catalog.resolve("sql", key).expression for key in chosen} == {"sql@1"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"base": OTHER}, "trained on the base other"),
+        ({"base": BASE, "quantization": FP4}, "base weights in fp4.*server holds them in nf4"),
+        ({"base": BASE, "template": TEMPLATE}, "with the chat template sha256:t"),
+    ],
+)
+def test_mismatches_are_errors_or_warnings(
+    store: AdapterStore, folder: Path, manifest: dict[str, object], message: str
+) -> None:
+    facts = {"name": "sql", "created_unix_seconds": 1, "method": "lora", "rank": 2, **manifest}
+    store.publish("sql", folder, Manifest.model_validate(facts))
+    served = ServedBase(BASE, NF4, "sha256:here")
+    strict = StoreCatalog(store, served=served, base_modules=MODULES, allowed_roots=[])
+    for expression in ("sql", "sql@1"):
+        with pytest.raises(RequestError, match=f"{message}.*allow_mismatch"):
+            strict.resolve(expression)
+    assert strict.list() == []
+    lax = StoreCatalog(
+        store, served=served, base_modules=MODULES, allowed_roots=[], allow_mismatch=True
+    )
+    assert [entry.name for entry in lax.list()] == ["sql"]
+    (warning,) = lax.warnings(lax.resolve("sql"))
+    assert re.search(message, warning)
+
+
+def test_what_fits_or_does_not_say_gives_no_warning(store: AdapterStore, folder: Path) -> None:
+    store.import_folder("sql", folder)
+    catalog = StoreCatalog(
+        store,
+        served=ServedBase(BASE, NF4, "sha256:here"),
+        base_modules=MODULES,
+        allowed_roots=[],
+        allow_mismatch=True,
+    )
+    assert catalog.warnings(catalog.resolve("sql")) == ()
+
+
+def test_a_rank_over_the_bank_is_refused_at_load(store: AdapterStore, folder: Path) -> None:
+    catalog = StoreCatalog(
+        store,
+        served=ServedBase(BASE),
+        base_modules=MODULES,
+        allowed_roots=[folder.parent],
+        max_rank=1,
+    )
+    with pytest.raises(AdapterTooLargeError, match=r"rank 2.*up to 1 \(setting max_lora_rank\)"):
+        catalog.load("sql", str(folder), replace=False)
+    assert store.names() == ()
+
+
+def test_only_what_changed_is_read_again(store: AdapterStore, folder: Path) -> None:
+    for index in range(20):
+        store.import_folder(f"a{index}", folder)
+    catalog = catalog_of(AdapterStore(store.root))
+    reader = catalog.store._reader
+    assert reader.num_files_parsed == 40, "an alias and a manifest each"
+    catalog.refresh()
+    assert reader.num_files_parsed == 40
+    told: list[frozenset[str]] = []
+    catalog.subscribe(told.append)
+    store.import_folder("a7", folder)
+    catalog.refresh(["a7", "a8"])
+    assert reader.num_files_parsed == 42
+    assert told == [frozenset({"a7"})]
+    assert catalog.resolve("a7").expression == "a7@2"
 
 
 async def test_watching_follows_the_store(store: AdapterStore, folder: Path) -> None:

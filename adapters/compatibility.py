@@ -1,0 +1,50 @@
+"""Does a served base equal the one that an adapter was trained on?"""
+
+from dataclasses import dataclass
+
+from adapters.manifest import BaseLineage, Manifest, QuantizationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBase:
+    """What a server runs adapters on. None is what isn't known, and then nothing is compared.
+
+    `template_hash` is the chat template's (`adapters.base.chat_template`).
+    """
+
+    lineage: BaseLineage
+    quantization: QuantizationRecord | None = None
+    template_hash: str | None = None
+
+    def mismatches(self, manifest: Manifest) -> tuple[str, ...]:
+        """Every way in which the adapter was made for something else; empty when it fits.
+
+        What a manifest doesn't record, as an import from elsewhere doesn't, can't contradict.
+        """
+        problems: list[str] = []
+        base = manifest.base
+        if base is not None and base.digest != self.lineage.digest:
+            problems.append(
+                f"it was trained on the base {base.reference} ({base.digest}), and this server has "
+                f"{self.lineage.reference} ({self.lineage.digest})"
+            )
+        made, here = manifest.quantization, self.quantization
+        if made is not None and here is not None and _shown(made) != _shown(here):
+            problems.append(
+                f"it was trained on base weights in {_shown(made)}, and this server holds them in "
+                f"{_shown(here)} (settings quantization and double_quant)"
+            )
+        template = manifest.template
+        if template is not None and self.template_hash not in (None, template.hash):
+            problems.append(
+                f"it was trained with the chat template {template.hash}, and this server's base "
+                f"has {self.template_hash}"
+            )
+        return tuple(problems)
+
+
+def _shown(record: QuantizationRecord) -> str:
+    if record.scheme == "none":
+        return "full precision"
+    double = "with" if record.double_quant else "without"
+    return f"{record.scheme}, block size {record.block_size}, {double} double quantisation"

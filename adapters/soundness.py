@@ -1,0 +1,119 @@
+"""Does a folder in a store still read as a version? Looks at names, config and header only."""
+
+import os
+import time
+from pathlib import Path
+
+from adapters.adapter_config import read_adapter_config
+from adapters.digest import adapter_digest
+from adapters.errors import (
+    AdapterError,
+    DocumentError,
+    InspectionError,
+    ManifestError,
+    TensorFileError,
+)
+from adapters.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, list_folder
+from adapters.manifest import read_manifest
+from adapters.store_layout import StoreLayout
+from adapters.tensor_header import read_tensor_header
+from adapters.tensor_values import check_values
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""(name, inode, change time in ns) of a folder's files: equal stamps mean nothing changed."""
+
+
+def folder_stamp(folder: Path) -> Stamp:
+    """The stamp of a folder and the files right in it; empty when it can't be read."""
+    try:
+        own = folder.stat()
+        with os.scandir(folder) as entries:
+            files = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
+    except OSError:
+        return ()
+    listed = [(name, status.st_ino, status.st_ctime_ns) for name, status in files]
+    return (("", own.st_ino, own.st_ctime_ns), *sorted(listed))
+
+
+def seconds_unchanged(stamp: Stamp) -> float:
+    """How long nothing has come or changed; a copy at work keeps this small."""
+    newest = max((change for _, _, change in stamp), default=0)
+    return time.time() - newest / 1e9
+
+
+class Sweeper:
+    """Examines the versions of one store; remembers which it found sound, by their stamps."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        self._sound: dict[tuple[str, int], Stamp] = {}
+        self.num_examined = 0
+
+    def examine(self, name: str, version: int, settle_seconds: float) -> str | None:
+        """Why a version must go, or None: it is sound, or it may still be coming."""
+        folder = self._layout.version_folder(name, version)
+        stamp = folder_stamp(folder)
+        if not stamp or self._sound.get((name, version)) == stamp:
+            return None
+        if self._layout.is_unfinished(name, version, self._layout.read_alias(name)):
+            return None
+        if seconds_unchanged(stamp) < settle_seconds:
+            return None
+        self.num_examined += 1
+        reason = unsound(folder)
+        if reason is None:
+            self._sound[name, version] = stamp
+        return reason
+
+
+def unsound(folder: Path) -> str | None:
+    """Why the folder can't be a version, all reasons; None when it reads.
+
+    What a method's tensors must look like isn't asked here: a newer program's adapters are kept.
+    """
+    problems: list[str] = []
+    try:
+        listing = list_folder(folder)
+    except OSError as error:
+        return f"the folder can't be read: {error.strerror}"
+    problems += listing.problems
+    blamed = {problem.partition(" ")[0] for problem in listing.problems}
+    for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):
+        if name not in listing.files and name not in blamed:
+            problems.append(f"{name} is missing: the folder is half copied, or no adapter")
+    try:
+        if CONFIG_FILE in listing.files:
+            read_adapter_config(listing.files[CONFIG_FILE])
+        if MANIFEST_FILE in listing.files and not read_manifest(folder / MANIFEST_FILE).digest:
+            raise ManifestError(f"{MANIFEST_FILE} has no digest: it wasn't published")
+    except DocumentError as error:
+        problems.append(str(error))
+    try:
+        if WEIGHTS_FILE in listing.files:
+            read_tensor_header(listing.files[WEIGHTS_FILE])
+    except TensorFileError as error:
+        problems += [f"{WEIGHTS_FILE}: {problem}" for problem in error.problems]
+    return "\n".join(problems) or None
+
+
+def damage(folder: Path, digest: str) -> str | None:
+    """Why the folder isn't, or is no longer, the version that was published as `digest`.
+
+    Reads every byte. None when all is well.
+    """
+    reason = unsound(folder)
+    if reason is not None:
+        return reason
+    try:
+        found = adapter_digest(folder)
+        if found != digest:
+            return (
+                f"its files are {found}, and it was published as {digest}: they were changed or "
+                "damaged since"
+            )
+        check_values(folder)
+    except InspectionError as error:
+        return "; ".join(error.problems)
+    except (AdapterError, OSError) as error:
+        return f"it can't be read: {error}"
+    return None

@@ -1,0 +1,157 @@
+"""The rarer subcommands of `adapters`: merge, export, prune, quarantine."""
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapters.command import (
+    DEFAULT_STORE,
+    AsJson,
+    NameArgument,
+    RefArgument,
+    StorePath,
+    open_existing,
+    print_json,
+    told_in_one_line,
+)
+from adapters.merge_order import METHODS, MergeSpec
+from adapters.names import AdapterRef, check_name, parse_ref
+from adapters.report import time_text
+from adapters.stack import parse_stack
+from adapters.store import SETTLE_SECONDS
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="As `quarantine ls` lists it.")]
+
+
+def merge(
+    name: NameArgument,
+    terms: Annotated[
+        list[str], typer.Argument(metavar="REF:WEIGHT...", help="Two or more, as sql:0.7 polite:1.")
+    ],
+    method: Annotated[
+        str, typer.Option(help=f"One of PEFT's: {', '.join(METHODS)}. Only cat is exact.")
+    ] = "cat",
+    rank: Annotated[
+        int | None, typer.Option(help="Of the svd methods [the largest of the parents]")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of values that ties, dare and prune keep [0.5]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what dare drops.")] = 0,
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Merge adapters into the next, and current, version of NAME; prints the measured error."""
+    with told_in_one_line():
+        parsed = tuple(term for text in terms for term in parse_stack(text))
+        spec = MergeSpec(name, parsed, method, rank, density, seed)
+        opened = open_existing(store)
+        for term in parsed:
+            opened.get(term.ref)
+        # Merging needs torch and PEFT; the rest of the command starts without.
+        merging: Any = importlib.import_module("adapters.merging")
+        merged = merging.merge_adapters(opened, spec)
+        stored = merged.stored
+        if as_json:
+            print_json(
+                {
+                    "label": stored.label,
+                    "digest": stored.digest,
+                    "rank": stored.rank,
+                    "error": merged.error,
+                    "parents": [parent.model_dump() for parent in stored.manifest.parents],
+                }
+            )
+            return
+        typer.echo(
+            f"merged {stored.label} {stored.digest} of rank {stored.rank}; it differs from the "
+            f"exact weighted sum by {merged.error:.3%} of that sum's norm"
+        )
+
+
+def export(
+    ref: RefArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Written whole or not at all.")],
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Write one version, its manifest included, to a tar file; equal versions give equal bytes."""
+    with told_in_one_line():
+        stored = open_existing(store).export_archive(parse_ref(ref), file)
+        typer.echo(f"exported {stored.label} {stored.digest} to {file}")
+
+
+def prune(
+    name: NameArgument,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions stay.")],
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Remove old versions of NAME, never one that the name points at."""
+    with told_in_one_line():
+        check_name(name)
+        removed = open_existing(store).prune(name, keep)
+        what = ", ".join(str(AdapterRef(name, version)) for version in removed) or "nothing"
+        typer.echo(f"removed {what}")
+
+
+def list_quarantine(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """What was taken out of sight, and why."""
+    with told_in_one_line():
+        found = open_existing(store).quarantined()
+        if as_json:
+            print_json(
+                [
+                    {
+                        "key": q.key,
+                        "adapter": str(q.ref),
+                        "since": q.since_unix_seconds,
+                        "path": str(q.path),
+                        "reason": q.reason,
+                    }
+                    for q in found
+                ]
+            )
+            return
+        for quarantined in found:
+            typer.echo(f"{quarantined.key}  {time_text(quarantined.since_unix_seconds)}")
+            for line in quarantined.reason.splitlines():
+                typer.echo(f"    {line}")
+        if not found:
+            typer.echo("the quarantine is empty")
+
+
+def sweep(
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds that a folder must have rested unchanged.")
+    ] = SETTLE_SECONDS,
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Examine every version now; a running server does so by itself."""
+    with told_in_one_line():
+        taken = open_existing(store).sweep(settle)
+        typer.echo(f"took {', '.join(map(str, taken)) or 'nothing'} away")
+
+
+def restore(key: KeyArgument, store: StorePath = DEFAULT_STORE) -> None:
+    """Put a version back where it was, after its files were repaired."""
+    with told_in_one_line():
+        typer.echo(f"{open_existing(store).restore(key)} is back")
+
+
+def discard(key: KeyArgument, store: StorePath = DEFAULT_STORE) -> None:
+    """Delete a version in quarantine for good."""
+    with told_in_one_line():
+        typer.echo(f"deleted {open_existing(store).discard(key)}")
+
+
+def add_upkeep_commands(app: typer.Typer) -> None:
+    """Register them."""
+    for command in (merge, export, prune):
+        app.command()(command)
+    quarantine = typer.Typer(help="Versions that don't read, out of sight.", no_args_is_help=True)
+    quarantine.command("ls")(list_quarantine)
+    quarantine.command()(sweep)
+    quarantine.command()(restore)
+    quarantine.command("rm")(discard)
+    app.add_typer(quarantine, name="quarantine")

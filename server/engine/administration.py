@@ -1,0 +1,273 @@
+"""Looks after the adapters of a running server; implements `core.administration`."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from adapters.errors import AdapterError, InspectionError
+from adapters.inspection import inspect_adapter
+from adapters.names import AdapterRef, parse_ref
+from adapters.store import StoredAdapter
+from server.core.administration import (
+    AdapterDetail,
+    AdapterMerger,
+    AdapterReport,
+    MergeOrder,
+    MergeResult,
+    Tier,
+    VersionReport,
+)
+from server.core.errors import AdapterUnavailableError, SwitchyardError
+from server.core.stack import AdapterVersion
+from server.engine.catalog import StoreCatalog
+from server.engine.catalog_entry import StoreEntry, adapter_version
+from server.engine.host_cache import HostAdapterCache
+
+logger = logging.getLogger(__name__)
+
+
+class Administration:
+    """Belongs to the event loop of `cache`; what reads or writes the store runs in threads.
+
+    `on_device` gives the digests in the device bank. Pins are of this server and end with it.
+    """
+
+    def __init__(
+        self,
+        catalog: StoreCatalog,
+        cache: HostAdapterCache,
+        *,
+        on_device: Callable[[], Sequence[str]],
+        merger: AdapterMerger,
+    ) -> None:
+        self._catalog = catalog
+        self._store = catalog.store
+        self._cache = cache
+        self._on_device = on_device
+        self._merger = merger
+        self._changing = asyncio.Lock()
+        self._pins: dict[AdapterRef, tuple[AdapterVersion, ...]] = {}
+        self._following: set[asyncio.Task[None]] = set()
+
+    def follow_catalog(self) -> None:
+        """Let pinned names follow their aliases. Call it on the event loop, once."""
+        loop = asyncio.get_running_loop()
+
+        def follow(names: frozenset[str]) -> None:
+            refs = [ref for ref in tuple(self._pins) if ref.version is None and ref.name in names]
+            if refs:
+                loop.call_soon_threadsafe(self._start_moving, refs)
+
+        self._catalog.subscribe(follow)
+
+    async def reports(self) -> Sequence[AdapterReport]:
+        """See `core.administration.AdapterAdministration.reports`."""
+        on_device = frozenset(self._on_device())
+        return [self._report(entry, on_device) for entry in self._catalog.entries()]
+
+    async def describe(self, reference: str) -> AdapterDetail:
+        """See `core.administration.AdapterAdministration.describe`."""
+        ref = _ref(reference)
+        versions = await asyncio.to_thread(self._versions, ref.name)
+        weights = dict(self._store.alias(ref.name).targets)
+        wanted = ref.version or self._store.alias(ref.name).version
+        chosen = next((s for s in versions if s.version == wanted), None)
+        if chosen is None:
+            self._catalog.entry(reference)  # says why: unknown, unloaded, in quarantine
+            raise AdapterUnavailableError(f"the name {ref.name} points at no version")
+        on_device = frozenset(self._on_device())
+        reports = tuple(
+            self._version_report(
+                adapter_version(stored),
+                weight=weights.get(stored.version, 0.0),
+                method=stored.manifest.method,
+                created=stored.manifest.created_unix_seconds,
+                root=stored.path.relative_to(self._store.root).as_posix(),
+                mismatches=self._catalog.served.mismatches(stored.manifest),
+                on_device=on_device,
+            )
+            for stored in versions
+        )
+        report = AdapterReport(
+            ref.name, wanted, reports, is_loaded=not self._catalog.is_hidden(ref.name)
+        )
+        return await asyncio.to_thread(self._detail, report, chosen)
+
+    async def prefetch(self, reference: str) -> VersionReport:
+        """See `core.administration.AdapterAdministration.prefetch`."""
+        entry = self._catalog.entry(reference)
+        for version, _ in entry.targets:
+            await self._cache.get(version)
+        return self._of_current(entry)
+
+    async def pin(self, reference: str) -> VersionReport:
+        """See `core.administration.AdapterAdministration.pin`."""
+        entry = self._catalog.entry(reference)
+        async with self._changing:
+            await self._pin(_ref(reference), entry)
+        return self._of_current(entry)
+
+    async def unpin(self, reference: str) -> VersionReport:
+        """See `core.administration.AdapterAdministration.unpin`."""
+        ref = _ref(reference)
+        async with self._changing:
+            versions = self._pins.pop(ref, None)
+            if versions is None:
+                pinned = ", ".join(sorted(str(r) for r in self._pins)) or "nothing"
+                raise AdapterUnavailableError(f"{ref} isn't pinned; pinned is: {pinned}")
+            self._release(versions)
+        return self._of_current(self._catalog.entry(reference))
+
+    async def set_alias(self, name: str, weights: Mapping[int, float]) -> AdapterReport:
+        """See `core.administration.AdapterAdministration.set_alias`."""
+        async with self._changing:
+            await asyncio.to_thread(self._store.set_alias, name, weights)
+            await asyncio.to_thread(self._catalog.refresh, [name])
+        return self._report(self._catalog.entry(name), frozenset(self._on_device()))
+
+    async def remove(self, reference: str) -> None:
+        """See `core.administration.AdapterAdministration.remove`."""
+        ref = parse_ref(reference)
+        async with self._changing:
+            await asyncio.to_thread(self._store.remove, ref)
+            await asyncio.to_thread(self._catalog.refresh, [ref.name])
+            for pinned in [p for p in self._pins if p == ref or p.name == ref.name]:
+                if ref.version is None or pinned.version == ref.version:
+                    self._release(self._pins.pop(pinned))
+
+    async def merge(self, order: MergeOrder) -> MergeResult:
+        """See `core.administration.AdapterAdministration.merge`."""
+        AdapterRef(order.name)
+        for reference, _ in order.parents:
+            self._catalog.entry(reference)
+        result = await self._merger.merge(order)
+        await asyncio.to_thread(self._catalog.refresh, [order.name])
+        return result
+
+    async def _pin(self, ref: AdapterRef, entry: StoreEntry) -> None:
+        before = self._pins.get(ref, ())
+        versions = tuple(version for version, _ in entry.targets)
+        pinned: list[AdapterVersion] = []
+        try:
+            for version in versions:
+                await self._cache.pin(version)
+                pinned.append(version)
+        except SwitchyardError:
+            self._release([v for v in pinned if v not in before])
+            raise
+        self._pins[ref] = versions
+        self._release([version for version in before if version not in versions])
+
+    def _release(self, versions: Sequence[AdapterVersion]) -> None:
+        """Unpin what no other pin holds."""
+        held = {v.digest for pinned in self._pins.values() for v in pinned}
+        for version in versions:
+            if version.digest not in held:
+                self._cache.unpin(version.digest)
+
+    def _start_moving(self, refs: Sequence[AdapterRef]) -> None:
+        task = asyncio.ensure_future(self._move_pins(refs))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _move_pins(self, refs: Sequence[AdapterRef]) -> None:
+        """A pinned name means other versions now: pin those instead, or let the name go."""
+        async with self._changing:
+            for ref in refs:
+                before = self._pins.get(ref)
+                if before is None:
+                    continue
+                try:
+                    entry = self._catalog.entry(ref.name)
+                    # The old one goes first: both need not fit together.
+                    self._release_for(ref, entry)
+                    await self._pin(ref, entry)
+                except SwitchyardError as error:
+                    self._release(self._pins.pop(ref, ()))
+                    logger.warning("%s isn't pinned any more: %s", ref, error)
+
+    def _release_for(self, ref: AdapterRef, entry: StoreEntry) -> None:
+        wanted = {version for version, _ in entry.targets}
+        before = self._pins[ref]
+        self._pins[ref] = tuple(version for version in before if version in wanted)
+        self._release([version for version in before if version not in wanted])
+
+    def _versions(self, name: str) -> list[StoredAdapter]:
+        found: list[StoredAdapter] = []
+        for version in self._store.versions(name):
+            try:
+                found.append(self._store.get(AdapterRef(name, version)))
+            except AdapterError:
+                continue  # it went in the meantime
+        return found
+
+    def _detail(self, report: AdapterReport, stored: StoredAdapter) -> AdapterDetail:
+        matched: tuple[str, ...] = ()
+        unmatched: tuple[str, ...] = ()
+        problems: tuple[str, ...] = ()
+        try:
+            inspection = inspect_adapter(stored.path, self._catalog.base_modules)
+            matched, unmatched = inspection.matched, inspection.unmatched
+        except InspectionError as error:
+            problems = error.problems
+        manifest = stored.manifest.model_dump(mode="json")
+        return AdapterDetail(report, stored.version, manifest, matched, unmatched, problems)
+
+    def _report(self, entry: StoreEntry, on_device: frozenset[str]) -> AdapterReport:
+        reports = tuple(
+            self._version_report(
+                version,
+                weight=weight,
+                method=entry.method,
+                created=entry.created,
+                root=f"{version.name}/{version.version}",
+                mismatches=entry.mismatches,
+                on_device=on_device,
+            )
+            for version, weight in entry.targets
+        )
+        return AdapterReport(
+            entry.name,
+            entry.current.version,
+            reports,
+            is_loaded=not self._catalog.is_hidden(entry.name),
+        )
+
+    def _of_current(self, entry: StoreEntry) -> VersionReport:
+        report = self._report(entry, frozenset(self._on_device()))
+        return next(v for v in report.versions if v.version == entry.current.version)
+
+    def _version_report(
+        self,
+        version: AdapterVersion,
+        *,
+        weight: float,
+        method: str,
+        created: int,
+        root: str,
+        mismatches: tuple[str, ...],
+        on_device: frozenset[str],
+    ) -> VersionReport:
+        host_bytes = self._cache.size_of(version.digest)
+        tier = Tier.HOST if host_bytes else Tier.DISK
+        return VersionReport(
+            version=version.version,
+            digest=version.digest,
+            rank=version.rank,
+            method=method,
+            size_bytes=version.size_bytes,
+            created=created,
+            root=root,
+            weight=weight,
+            tier=Tier.DEVICE if version.digest in on_device else tier,
+            host_bytes=host_bytes,
+            is_pinned=self._cache.is_pinned(version.digest),
+            mismatches=mismatches,
+        )
+
+
+def _ref(reference: str) -> AdapterRef:
+    try:
+        return parse_ref(reference)
+    except AdapterError as error:
+        raise AdapterUnavailableError(f"no adapter is called {reference}: {error}") from error

@@ -1,0 +1,47 @@
+"""Keeps a store clean while a server runs: what doesn't read as a version goes to quarantine."""
+
+import asyncio
+import logging
+
+from adapters.errors import AdapterError
+from adapters.store import SETTLE_SECONDS
+from server.engine.catalog import StoreCatalog
+
+logger = logging.getLogger(__name__)
+
+
+class StoreKeeper:
+    """Sweeps the catalog's store now and then, off the event loop.
+
+    Files that rest are looked at once, so a sweep of a thousand sound versions reads nothing.
+    """
+
+    def __init__(
+        self,
+        catalog: StoreCatalog,
+        *,
+        interval_seconds: float = 30.0,
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> None:
+        self._catalog = catalog
+        self._interval_seconds = interval_seconds
+        self._settle_seconds = settle_seconds
+
+    async def tend(self) -> None:
+        """Runs until cancelled; nothing that the store holds can end it."""
+        while True:
+            await asyncio.to_thread(self.sweep)
+            await asyncio.sleep(self._interval_seconds)
+
+    def sweep(self) -> None:
+        """Look once."""
+        try:
+            taken = self._catalog.store.sweep(self._settle_seconds)
+            if taken:
+                self._catalog.refresh({ref.name for ref in taken})
+        except (AdapterError, OSError):
+            logger.exception("the store can't be swept; it is served as it is")
+            return
+        for ref in taken:
+            reason = self._catalog.store.quarantine_reason(ref)
+            logger.error("adapter %s is in quarantine now: %s", ref, reason)

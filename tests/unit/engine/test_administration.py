@@ -1,0 +1,177 @@
+"""What an operator sees and does, over a real store and a real host cache."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.compatibility import ServedBase
+from adapters.errors import AdapterNotFoundError
+from adapters.manifest import BaseLineage
+from adapters.names import parse_ref
+from adapters.store import AdapterStore
+from server.core.administration import MergeOrder, MergeResult, Tier
+from server.core.errors import AdapterUnavailableError, PinLimitError
+from server.engine.administration import Administration
+from server.engine.catalog import StoreCatalog
+from server.engine.host_cache import HostAdapterCache
+from server.engine.metrics import EngineMetrics
+from tests.fakes.runner import FakeLoader
+from tests.unit.adapters.peft_folder import MODULES, write_folder
+
+SERVED = ServedBase(BaseLineage(reference="base", digest="sha256:served"))
+
+
+class FakeMerger:
+    def __init__(self, store: AdapterStore, folder: Path) -> None:
+        self._store, self._folder = store, folder
+
+    async def merge(self, order: MergeOrder) -> MergeResult:
+        stored = self._store.import_folder(order.name, self._folder)
+        return MergeResult(stored.label, stored.digest, stored.rank, 0.0)
+
+
+class Harness:
+    """A host cache of 250 bytes, where an adapter takes 100."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.store = AdapterStore(tmp_path / "store")
+        for fill, name in enumerate(("a", "b", "c", "sql", "sql"), 1):
+            self.publish(name, fill)
+        self.catalog = StoreCatalog(
+            self.store, served=SERVED, base_modules=MODULES, allowed_roots=[]
+        )
+        self.loader = FakeLoader()
+        self.cache = HostAdapterCache(
+            self.loader, max_bytes=250, metrics=EngineMetrics(CollectorRegistry())
+        )
+        self.on_device: list[str] = []
+        self.administration = Administration(
+            self.catalog,
+            self.cache,
+            on_device=lambda: self.on_device,
+            merger=FakeMerger(self.store, tmp_path / "1"),
+        )
+        self.administration.follow_catalog()
+
+    def publish(self, name: str, fill: int) -> None:
+        folder = write_folder(self.tmp_path / str(fill), fill=fill)
+        self.store.import_folder(name, folder)
+
+    def digest(self, reference: str) -> str:
+        return self.store.get(parse_ref(reference)).digest
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    harness = Harness(tmp_path)
+    yield harness
+    harness.cache.check_integrity()
+    harness.cache.close()
+
+
+async def test_tiers(harness: Harness) -> None:
+    administration = harness.administration
+    tiers = {r.name: r.versions[0].tier for r in await administration.reports()}
+    assert set(tiers.values()) == {Tier.DISK}
+    assert (await administration.prefetch("a")).tier is Tier.HOST
+    harness.on_device.append(harness.digest("b"))
+    tiers = {r.name: r.versions[0].tier for r in await administration.reports()}
+    assert tiers == {"a": Tier.HOST, "b": Tier.DEVICE, "c": Tier.DISK, "sql": Tier.DISK}
+
+
+async def test_details(harness: Harness) -> None:
+    detail = await harness.administration.describe("sql")
+    assert [(v.version, v.weight) for v in detail.report.versions] == [(1, 0.0), (2, 1.0)]
+    assert detail.version == 2
+    assert detail.manifest["digest"] == harness.digest("sql")
+    assert set(detail.matched_modules) == set(MODULES)
+    assert (await harness.administration.describe("sql@1")).version == 1
+    for reference in ("none", "sql@9", "a/b"):
+        with pytest.raises(AdapterUnavailableError):
+            await harness.administration.describe(reference)
+
+
+async def test_pinned_adapters_stay_and_have_a_limit(harness: Harness) -> None:
+    administration, cache = harness.administration, harness.cache
+    assert (await administration.pin("a")).is_pinned
+    for name in ("b", "c", "sql"):
+        await administration.prefetch(name)
+    assert harness.digest("a") in cache.digests()
+    assert len(cache.digests()) == 2, "250 bytes hold two adapters of 100"
+    await administration.pin("b")
+    with pytest.raises(PinLimitError, match=r"200 of 250 are pinned already.*host_cache_gib"):
+        await administration.pin("c")
+    assert (await administration.prefetch("c")).tier is Tier.DISK, "served, but not kept"
+    await administration.unpin("b")
+    with pytest.raises(AdapterUnavailableError, match="b isn't pinned; pinned is: a"):
+        await administration.unpin("b")
+    assert (await administration.pin("c")).is_pinned
+
+
+async def test_a_pinned_name_follows_its_alias(harness: Harness) -> None:
+    administration, cache = harness.administration, harness.cache
+    await administration.pin("sql")
+    await administration.pin("sql@1")
+    old, first = harness.digest("sql@2"), harness.digest("sql@1")
+    await asyncio.to_thread(harness.publish, "sql", 9)
+    await administration.unpin("sql@1")
+    await asyncio.to_thread(harness.catalog.refresh)
+    new = harness.digest("sql@3")
+    for _ in range(200):
+        if cache.is_pinned(new):
+            break
+        await asyncio.sleep(0.01)
+    assert (cache.is_pinned(new), cache.is_pinned(old), cache.is_pinned(first)) == (
+        True, False, False,
+    )  # fmt: skip
+
+
+async def test_two_names_of_the_same_bytes_are_one_pin(harness: Harness) -> None:
+    administration, cache = harness.administration, harness.cache
+    await asyncio.to_thread(harness.publish, "same", 1)
+    harness.catalog.refresh()
+    assert harness.digest("same") == harness.digest("a")
+    await administration.pin("a")
+    await administration.pin("same")
+    assert cache.num_pinned_bytes == 100
+    await administration.unpin("a")
+    assert cache.is_pinned(harness.digest("a")), "the other name still holds it"
+    await administration.unpin("same")
+    assert cache.num_pinned_bytes == 0
+    assert harness.loader.loads.count(harness.digest("a")) == 1
+
+
+async def test_aliases_removal_and_merges_show_at_once(harness: Harness) -> None:
+    administration, catalog = harness.administration, harness.catalog
+    report = await administration.set_alias("sql", {1: 0.5, 2: 0.5})
+    assert [(v.version, v.weight) for v in report.versions] == [(1, 0.5), (2, 0.5)]
+    found = {catalog.resolve("sql", f"user-{i}").expression for i in range(50)}
+    assert found == {"sql@1", "sql@2"}
+    await administration.set_alias("sql", {1: 1.0})
+    assert catalog.resolve("sql").expression == "sql@1"
+    await administration.pin("sql@2")
+    await administration.remove("sql@2")
+    assert harness.cache.num_pinned_bytes == 0
+    with pytest.raises(AdapterUnavailableError):
+        catalog.resolve("sql@2")
+    await administration.remove("sql")
+    with pytest.raises(AdapterNotFoundError):
+        await administration.remove("sql")
+    result = await administration.merge(MergeOrder("new", (("a", 1.0), ("b", 1.0)), "cat"))
+    assert catalog.resolve("new").expression == result.label
+    with pytest.raises(AdapterUnavailableError):
+        await administration.merge(MergeOrder("new", (("a", 1.0), ("none", 1.0)), "cat"))
+
+
+async def test_records_of_adapters_that_are_gone_are_forgotten(harness: Harness) -> None:
+    cache = harness.cache
+    for name in ("a", "b", "c", "sql"):
+        await harness.administration.prefetch(name)
+    kept = {harness.digest("a"), *cache.digests()}
+    cache.forget_versions([harness.digest("a")])
+    found = {d for d in map(harness.digest, ("a", "b", "c", "sql")) if cache.version_of(d)}
+    assert found == kept
