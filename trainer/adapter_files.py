@@ -1,6 +1,7 @@
-"""The two files of a PEFT adapter: written the same way for the same weights, and read back."""
+"""The two files of a PEFT adapter, written the same way for the same weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +10,40 @@ import torch
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
+_ROUNDED = (".lora_A.", ".lora_B.")
+"""Tensors that `publish.dtype` is for. Others are a few vectors, some of them near 1, where
+bfloat16 has steps of 0.8 %: they stay in float32."""
 
-def write_adapter(peft_model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Write config and weights, the weights rounded to `dtype`, into `folder` (created if need be).
 
-    The same weights and config give the same bytes. No model card: that one is ours to write.
+def write_adapter_files(
+    tensors: Mapping[str, torch.Tensor],
+    document: Mapping[str, Any],
+    folder: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Write `adapter_config.json` from `document`, and `tensors` under the names that PEFT saves.
+
+    LoRA factors are rounded to `dtype`. The same weights and config give the same bytes. No model
+    card: that one is ours to write.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in sorted(adapter_tensors(peft_model).items())
+    rounded = {
+        name: tensor.detach()
+        .to("cpu", dtype if any(part in name for part in _ROUNDED) else torch.float32)
+        .contiguous()
+        for name, tensor in sorted(tensors.items())
     }
-    save_file(tensors, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
-    document = peft_model.peft_config["default"].to_dict()
-    document["inference_mode"] = True
-    text = json.dumps(document, indent=2, sort_keys=True, default=_as_json)
+    save_file(rounded, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    text = json.dumps(
+        {**document, "inference_mode": True}, indent=2, sort_keys=True, default=_as_json
+    )
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def read_adapter(peft_model: Any, folder: Path) -> None:
-    """Overwrite the adapter of `peft_model` with the weights in `folder`, keeping its dtype.
-
-    After it the model computes with exactly the published values.
-    """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    result = set_peft_model_state_dict(peft_model, load_file(str(folder / WEIGHTS_FILE)))
-    assert not result.unexpected_keys, result.unexpected_keys
-
-
 def adapter_tensors(peft_model: Any) -> dict[str, torch.Tensor]:
-    """The trained tensors under the names that PEFT saves."""
+    """The trained tensors of the adapter `default`, under the names that PEFT saves."""
     from peft import get_peft_model_state_dict
 
     # Embeddings aren't trained; "auto" would ask the hub for the base's vocabulary.

@@ -19,6 +19,7 @@ from trainer.collator import Batch, collate_rows
 from trainer.errors import TrainingFailedError
 from trainer.labels import LabelledRow
 from trainer.loss import loss_sum
+from trainer.methods.tuning import Tuning
 from trainer.plan import TrainingPlan
 
 
@@ -57,7 +58,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, rows: Sequence[LabelledRow], plan: TrainingPlan, pad_id: int, **options: Any
+        self,
+        *,
+        rows: Sequence[LabelledRow],
+        plan: TrainingPlan,
+        pad_id: int,
+        hooks: Tuning,
+        **options: Any,
     ) -> None:
         """`options` are transformers' own: model, args, callbacks."""
         super().__init__(
@@ -66,6 +73,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             **options,
         )
         self._plan = plan
+        self.hooks = hooks
         # Makes `Trainer` count the labels of all forwards of a step and hand the number to
         # `compute_loss`.
         self.model_accepts_loss_kwargs = True
@@ -77,6 +85,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator
         )
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        groups = self.hooks.parameter_groups(
+            self.model, self.args.learning_rate, self.args.weight_decay
+        )
+        if groups is None:
+            return super().create_optimizer(model)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        optimizer: Any = optimizer_class(groups, **options)
+        self.optimizer = optimizer
+        return optimizer
 
     def compute_loss(
         self,
@@ -100,6 +119,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             )
         # Every process divides by the tokens of all; their gradients are averaged afterwards.
         scaled: torch.Tensor = loss * self.accelerator.num_processes
+        penalty = self.hooks.penalty(self.model)
+        if penalty is not None:
+            scaled = scaled + penalty / self.args.gradient_accumulation_steps
         return scaled
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -3,13 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from trainer.adapter_files import read_adapter, write_adapter
 from trainer.config import EvaluationSection
 from trainer.evaluation import held_out_loss
 from trainer.history import History, StepRecord
@@ -56,6 +54,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._history.add(record)
         self._view.step(record)
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # `global_step` is raised only after this event.
+        if self._trainer is not None:
+            self._trainer.hooks.after_optimizer_step(self._trainer.model, state.global_step + 1)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Evaluation time doesn't count against tokens per second.
         self._last_time = time.monotonic()
@@ -70,7 +73,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
 
 class BestKeeper(TrainerCallback):  # type: ignore[misc]
-    """Evaluates at the planned steps and keeps the best adapter on disk."""
+    """Evaluates at the planned steps and keeps the best weights."""
 
     def __init__(
         self,
@@ -78,16 +81,15 @@ class BestKeeper(TrainerCallback):  # type: ignore[misc]
         plan: TrainingPlan,
         held_out: Sequence[LabelledRow],
         pad_id: int,
-        folder: Path,
         report: Callable[[int, float], None],
     ) -> None:
         self._settings = settings
         self._plan = plan
         self._held_out = held_out
         self._pad_id = pad_id
-        self._folder = folder
         self._report = report
         self._best_loss = math.inf
+        self._best: dict[str, torch.Tensor] = {}
         self._best_step = plan.num_steps
 
     def on_log(
@@ -104,10 +106,17 @@ class BestKeeper(TrainerCallback):  # type: ignore[misc]
         self._report(state.global_step, measured.mean)
         if self._settings.keep_best and measured.mean < self._best_loss:
             self._best_loss, self._best_step = measured.mean, state.global_step
-            write_adapter(model, self._folder, torch.float32)
+            self._best = {
+                name: parameter.detach().cpu().clone()
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+            }
 
     def restore(self, peft_model: Any) -> int:
         """Put the best weights back; returns their step."""
         if math.isfinite(self._best_loss) and self._best_step != self._plan.num_steps:
-            read_adapter(peft_model, self._folder)
+            with torch.no_grad():
+                for name, parameter in peft_model.named_parameters():
+                    if name in self._best:
+                        parameter.copy_(self._best[name])
         return self._best_step

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from trainer.config import TrainerConfig
 from trainer.data.preparation import PreparedData
+from trainer.methods.description import describe_method
 from trainer.samples import Sample, samples_markdown
 
 _CARD = """\
@@ -27,7 +28,7 @@ weights as they are in this folder.{kept_best}
 ## Training
 
 - rows: {num_train} ({data_format}); data digest `{digest}`
-- rank {rank}, alpha {alpha:g}, dropout {dropout:g}, target modules: {targets}
+- {description}
 - {num_steps} steps, learning rate {learning_rate:g} ({schedule}), seed {seed}
 - loss on the assistant's tokens and the token that ends its turn
 
@@ -55,7 +56,6 @@ def model_card(
     samples: Sequence[Sample],
 ) -> str:
     """Markdown with what the adapter is, how it was measured and trained, and how to use it."""
-    targets = config.lora.target_modules
     base_loss, loss = metrics["eval_loss_base"], metrics["eval_loss"]
     return _CARD.format(
         name=config.name,
@@ -69,10 +69,7 @@ def model_card(
         num_train=len(data.train),
         data_format=data.row_format.description,
         digest=data.digest,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.lora.dropout,
-        targets=targets if isinstance(targets, str) else ", ".join(targets),
+        description=describe_method(config),
         num_steps=int(metrics["num_steps"]),
         learning_rate=config.learning_rate,
         schedule=config.training.schedule,

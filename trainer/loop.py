@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PrinterCallback
 from transformers.integrations import TensorBoardCallback
@@ -13,6 +12,7 @@ from trainer.callbacks import BestKeeper, Recorder
 from trainer.config import TrainerConfig
 from trainer.history import History
 from trainer.labels import LabelledRow
+from trainer.methods.tuning import Tuning
 from trainer.plan import TrainingPlan
 from trainer.progress import ProgressView
 from trainer.run_folder import RunFolder
@@ -30,7 +30,7 @@ class TrainingOutcome:
 
 
 def train_adapter(
-    peft_model: Any,
+    tuning: Tuning,
     *,
     config: TrainerConfig,
     plan: TrainingPlan,
@@ -41,7 +41,7 @@ def train_adapter(
     history: History,
     view: ProgressView,
 ) -> TrainingOutcome:
-    """Train the adapter of `peft_model` in place by `plan`; writes history and TensorBoard log.
+    """Train `tuning.model` in place by `plan`; writes history and TensorBoard log.
 
     With `evaluation.keep_best` the adapter ends with the weights of its best evaluation. Raises
     `TrainingFailedError` at the first loss that is not a finite number, and `ConfigError` for
@@ -49,17 +49,17 @@ def train_adapter(
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    peft_model = tuning.model
     if config.training.gradient_checkpointing:
         peft_model.enable_input_require_grads()
     recorder = Recorder(plan, history, view)
-    keeper = BestKeeper(
-        config.evaluation, plan, held_out, pad_id, folder.path / "best", recorder.evaluated
-    )
+    keeper = BestKeeper(config.evaluation, plan, held_out, pad_id, recorder.evaluated)
     writer = SummaryWriter(str(folder.tensorboard))
     trainer = AdapterTrainer(
         rows=rows,
         plan=plan,
         pad_id=pad_id,
+        hooks=tuning,
         model=peft_model,
         args=training_arguments(config, plan, folder.path / "trainer"),
         callbacks=[recorder, keeper, TensorBoardCallback(writer)],

@@ -10,13 +10,15 @@ from rich.table import Table
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.modules import linear_modules
 from adapters.base.training_guard import prepare_for_training
-from trainer import methods
 from trainer.collator import pad_token_id
 from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
 from trainer.data.preparation import PreparedData, prepare_data
 from trainer.data.report import data_report
 from trainer.labels import ConversationLabeller
+from trainer.methods.description import describe_method
+from trainer.methods.quantization import quantization_for
+from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
 from trainer.plan import TrainingPlan, make_plan
 from trainer.training_arguments import choose_optimizer, resolve_device
 
@@ -50,11 +52,9 @@ def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
     config = loaded.config
     device = resolve_device(config)
     choose_optimizer(config.training.optimizer, device)
-    base = load_base(
-        config.base, methods.quantization_for(config), device=device, dtype=_dtype(config)
-    )
+    base = load_base(config.base, quantization_for(config), device=device, dtype=_dtype(config))
     prepare_for_training(base.model)
-    matched = methods.match_modules(config, linear_modules(base.model))
+    matched = match_modules(config, linear_modules(base.model))
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     data = prepare_data(loaded, labeller)
     console.print(data_report(data, labeller))
@@ -66,14 +66,31 @@ def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
         data=data,
         plan=plan,
         pad_id=pad_token_id(base.tokenizer),
-        num_parameters=methods.count_parameters(config, matched),
+        num_parameters=_count_parameters(config, matched, base.model),
         num_modules=len(matched),
     )
     console.print(_run_table(ready))
     return ready
 
 
+def _count_parameters(
+    config: TrainerConfig, matched: dict[str, tuple[int, int]], model: Any
+) -> int:
+    if config.method == "full":
+        return sum(int(parameter.numel()) for parameter in model.parameters())
+    saved = sum(
+        int(parameter.numel())
+        for name, module in model.named_modules()
+        if matches_any(name, config.lora.modules_to_save)
+        for parameter in module.parameters()
+    )
+    return saved + count_parameters(config, matched, BaseGeometry.of(model.config))
+
+
 def _dtype(config: TrainerConfig) -> torch.dtype | None:
+    if config.method == "full":
+        # Updates of 2e-5 are lost to rounding in bfloat16 weights.
+        return torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return dtypes.get(config.training.compute_dtype)
 
@@ -85,7 +102,7 @@ def _run_table(ready: Preflight) -> Table:
     model: Any = base.model
     size = ready.num_parameters * _BYTES[config.publish.dtype]
     table = Table(title="Run", title_justify="left", show_header=False)
-    table.add_row("adapter", f"{config.name} ({config.method}, rank {config.rank})")
+    table.add_row("adapter", f"{config.name} ({config.method}; {describe_method(config)})")
     table.add_row("base", f"{config.base} ({held if spec.is_quantized else 'unquantised'})")
     table.add_row("compute", f"{model.dtype} on {model.device}".replace("torch.", ""))
     table.add_row("chat template", f"{base.template.hash[:23]}... (loss masks check out)")

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 
 from adapters.store import AdapterStore, StoredAdapter
-from trainer.adapter_files import read_adapter, write_adapter
 from trainer.card import model_card
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
@@ -17,7 +16,7 @@ from trainer.gate import parse_gate
 from trainer.history import History
 from trainer.lineage import build_manifest
 from trainer.loop import TrainingOutcome, train_adapter
-from trainer.methods import attach_adapter
+from trainer.methods.attachment import attach_adapter
 from trainer.preflight import Preflight, prepare_run
 from trainer.progress import choose_view
 from trainer.publishing import folder_size_bytes, parent_version, publish_adapter
@@ -52,14 +51,17 @@ def run_training(
 
     base_loss = _held_out_loss(ready, ready.base.model)
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
-    peft_model = attach_adapter(ready.base.model, config)
+    rows = [example.row for example in ready.data.train]
+    tuning = attach_adapter(
+        ready.base, config, num_steps=ready.plan.num_steps, rows=rows, pad_id=ready.pad_id
+    )
     history = History(folder.history)
     try:
         outcome = train_adapter(
-            peft_model,
+            tuning,
             config=config,
             plan=ready.plan,
-            rows=[example.row for example in ready.data.train],
+            rows=rows,
             held_out=[example.row for example in ready.data.held_out],
             pad_id=ready.pad_id,
             folder=folder,
@@ -71,14 +73,17 @@ def run_training(
         _draw_curve(history, folder, config.name)
 
     # From here on the model computes with the values that are in the files.
-    write_adapter(peft_model, folder.adapter, getattr(torch, config.publish.dtype))
-    read_adapter(peft_model, folder.adapter)
-    loss = _held_out_loss(ready, peft_model)
+    tuning.write(folder.adapter, getattr(torch, config.publish.dtype))
+    published = tuning.published(folder.adapter)
+    loss = _held_out_loss(ready, published)
     samples = draw_samples(
-        peft_model,
+        published,
         ready.base.tokenizer,
         ready.labeller,
-        choose_examples(ready.data.held_out, config.evaluation.samples),
+        # Of full fine-tuning no base is left to compare with.
+        choose_examples(
+            ready.data.held_out, 0 if config.method == "full" else config.evaluation.samples
+        ),
         max_tokens=config.evaluation.sample_tokens,
         pad_id=ready.pad_id,
     )
@@ -135,6 +140,11 @@ def _publish(
     console: Console,
 ) -> StoredAdapter | None:
     config = ready.config
+    if config.method == "full":
+        console.print(
+            f"full fine-tuning makes another base, not an adapter: the model is in {folder.adapter}"
+        )
+        return None
     gate = parse_gate(config.publish.gate)
     base_loss, loss = metrics["eval_loss_base"], metrics["eval_loss"]
     console.print(gate.explain(loss, base_loss), highlight=False)

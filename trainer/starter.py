@@ -114,8 +114,6 @@ _NOT_FOR_ADALORA = frozenset(
 )
 _PROMPT_KEYS: dict[str, tuple[Method, ...]] = {
     "prompt.init_text": ("prompt_tuning",),
-    "prompt.encoder": ("p_tuning",),
-    "prompt.encoder_layers": ("p_tuning",),
     "prompt.encoder_hidden": ("p_tuning", "prefix_tuning"),
 }
 

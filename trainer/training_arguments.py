@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from adapters.base.loading import default_compute_dtype
 from trainer.config import TrainerConfig
 from trainer.errors import ConfigError
 from trainer.plan import TrainingPlan
@@ -46,6 +47,8 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "optim": choose_optimizer(training.optimizer, device),
         "seed": config.seed,
         "use_cpu": device == "cpu",
+        # Weights that are trained in full stay in float32; their products needn't.
+        "bf16": config.method == "full" and _computes_in_bfloat16(config, device),
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
         "logging_steps": 1,
@@ -59,6 +62,13 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         return TrainingArguments(**(arguments | config.trainer_args))
     except (TypeError, ValueError) as error:
         raise ConfigError([f"trainer_args: transformers refuses them: {error}"]) from error
+
+
+def _computes_in_bfloat16(config: TrainerConfig, device: str) -> bool:
+    wanted = config.training.compute_dtype
+    return wanted == "bfloat16" or (
+        wanted == "auto" and default_compute_dtype(device) == torch.bfloat16
+    )
 
 
 def resolve_device(config: TrainerConfig) -> str:

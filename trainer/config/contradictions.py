@@ -67,9 +67,12 @@ def _lora(document: Mapping[str, Any], method: str) -> list[str]:
     problems = []
     init = _get(document, "lora", "init")
     dora = method == "dora" or _get(document, "lora", "use_dora") is True
-    changed = isinstance(init, str) and init.startswith(("pissa", "olora"))
+    changed = isinstance(init, str) and init.startswith(("pissa", "olora", "loftq"))
     if changed and dora:
-        problems.append(f"lora.init: {init} can't be undone exactly under DoRA; use default")
+        problems.append(
+            f"lora.init: {init} starts with a B that isn't zero, and DoRA's magnitudes are those "
+            "of the plain base; use default"
+        )
     if method == "adalora":
         if init not in (None, "default"):
             problems.append(f"lora.init: {init} has no effect with method adalora")
@@ -86,6 +89,10 @@ def _lora(document: Mapping[str, Any], method: str) -> list[str]:
             if _changed(document, "lora", LoraSection, key)
         ]
     quantized = method != "lora" and _get(document, "quantization", "scheme") != "none"
+    if init == "orthogonal" and quantized:
+        problems.append(
+            "lora.init: PEFT's orthogonal start needs an unquantised base; use method lora"
+        )
     if init == "loftq" and not quantized:
         problems.append(
             "lora.init: loftq makes up for the quantisation of the base, and this base isn't "
@@ -114,8 +121,10 @@ def _prompt(document: Mapping[str, Any], method: str) -> list[str]:
             f"data.packing: the virtual tokens of {method} stand before a whole sequence, so rows "
             "can't share one; leave it off"
         )
-    wanted: dict[str, tuple[str, ...]] = {"init_text": ("prompt_tuning",), "encoder": ("p_tuning",)}
-    wanted |= {"encoder_layers": ("p_tuning",), "encoder_hidden": ("p_tuning", "prefix_tuning")}
+    wanted: dict[str, tuple[str, ...]] = {
+        "init_text": ("prompt_tuning",),
+        "encoder_hidden": ("p_tuning", "prefix_tuning"),
+    }
     problems += [
         f"prompt.{key}: has no effect with method {method}; it is for {', '.join(methods)}"
         for key, methods in wanted.items()

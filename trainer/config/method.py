@@ -137,12 +137,6 @@ class PromptSection(Section):
         description="p_tuning, prefix_tuning: width of the network that makes the vectors; default "
         "the model's width (p_tuning), no network (prefix_tuning)",
     )
-    encoder_layers: int = Field(
-        default=2, ge=1, le=8, description="p_tuning: layers of an LSTM encoder"
-    )
-    encoder: Literal["mlp", "lstm"] = Field(
-        default="mlp", description="p_tuning: what kind of network makes the vectors"
-    )
 
 
 class QuantizationSection(Section):

@@ -20,17 +20,7 @@ class Pending:
 
 PENDING: Mapping[str, Pending] = {
     # methods
-    "method": Pending("this method", ("lora", "qlora")),
-    "quantization.scheme": Pending("an unquantised base for this method", ("nf4", "fp4")),
-    "lora.exclude_modules": Pending("excluding modules"),
-    "lora.init": Pending("this initialisation", ("default", "gaussian")),
-    "lora.rank_pattern": Pending("ranks by module"),
-    "lora.alpha_pattern": Pending("alphas by module"),
-    "lora.bias": Pending("training biases"),
-    "lora.modules_to_save": Pending("training whole modules"),
-    "lora.use_rslora": Pending("rsLoRA"),
-    "lora.use_dora": Pending("DoRA"),
-    "lora.lr_ratio": Pending("LoRA+"),
+    "lora.bias": Pending("training the base's own biases"),
     # loop
     "objective": Pending("preference tuning"),
     "training.attention": Pending("choosing the attention kernel"),

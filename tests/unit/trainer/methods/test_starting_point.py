@@ -1,0 +1,100 @@
+"""PiSSA, OLoRA and LoftQ begin where PEFT and the papers have them begin."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from adapters.base.loading import load_base
+from adapters.base.quantization import UNQUANTIZED
+from tests.unit.trainer.methods.runs import attach, config, loaded, logits
+from trainer.methods.starting_point import (
+    base_factors,
+    dequantized_weight,
+    difference_factors,
+    residual_factors,
+)
+
+
+class OneLinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(24, 40, bias=False)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_factors_are_those_of_peft(init: str) -> None:
+    torch.manual_seed(0)
+    model = OneLinear()
+    weight = model.proj.weight.detach().clone()
+    peft_config = LoraConfig(r=4, lora_alpha=8, target_modules=["proj"], init_lora_weights=init)
+    layer = get_peft_model(model, peft_config).base_model.model.proj
+    a, b = base_factors(init, weight, 4, 2.0)
+    theirs = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(b @ a, theirs, atol=1e-5, rtol=0)
+    residual = layer.base_layer.weight
+    torch.testing.assert_close(residual + 2.0 * b @ a, weight, atol=1e-5, rtol=0)
+
+
+def test_fast_pissa_comes_close_to_the_exact_one() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 24) @ torch.diag(0.7 ** torch.arange(24)) @ torch.randn(24, 24)
+    exact = torch.linalg.multi_dot([*reversed(base_factors("pissa", weight, 4, 1.0))])
+    fast = torch.linalg.multi_dot([*reversed(base_factors("pissa_niter_30", weight, 4, 1.0))])
+    torch.testing.assert_close(fast, exact, atol=1e-2, rtol=0)
+
+
+def test_a_difference_is_exact_and_evenly_split() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(3, 24), torch.randn(40, 3)
+    a_start, b_start = a + 1e-4 * torch.randn(3, 24), b + 1e-4 * torch.randn(40, 3)
+    factor_a, factor_b = difference_factors(a, b, a_start, b_start, 2.0)
+    wanted = 2.0 * (b.double() @ a.double() - b_start.double() @ a_start.double())
+    assert factor_a.shape == (6, 24)
+    error = factor_b.double() @ factor_a.double() - wanted
+    assert error.norm() < 1e-5 * wanted.norm()
+    torch.testing.assert_close(factor_a.norm(), factor_b.norm())
+
+
+def test_loftq_starts_nearer_to_the_unquantised_weights(tiny_base: Path) -> None:
+    settings = config(tiny_base, lora={"init": "loftq", "r": 16})
+    exact = load_base(str(tiny_base), UNQUANTIZED, dtype=torch.float32).model
+    base = loaded(settings)
+    error_before = (logits(base.model) - logits(exact)).norm()
+    tuning = attach(base, settings)
+    error_after = (logits(tuning.model) - logits(exact)).norm()
+    assert error_after < 0.8 * error_before
+
+    layer = tuning.model.base_model.model.model.layers[0].mlp.up_proj
+    quantized = dequantized_weight(layer.base_layer)
+    weight = exact.model.layers[0].mlp.up_proj.weight
+    update = layer.scaling["default"] * (
+        layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    )
+    left = torch.linalg.svdvals(weight - quantized)[16:].norm()  # Eckart-Young
+    torch.testing.assert_close((weight - quantized - update).norm(), left, rtol=1e-3, atol=0)
+
+
+def test_residual_factors_of_full_rank_are_exact() -> None:
+    residual = torch.randn(6, 4)
+    a, b = residual_factors(residual, 4, 0.5)
+    torch.testing.assert_close(0.5 * b @ a, residual, atol=1e-5, rtol=0)
+
+
+def test_a_fresh_pissa_changes_nothing(tiny_base: Path) -> None:
+    settings = config(tiny_base, lora={"init": "pissa", "r": 4})
+    base = loaded(settings)
+    of_base = logits(base.model)
+    tuning = attach(base, settings)
+    torch.testing.assert_close(logits(tuning.model), of_base, atol=1e-4, rtol=0)
+    frozen = [n for n, p in tuning.model.named_parameters() if ".start." in n and p.requires_grad]
+    assert frozen == []
+    state = tuning.state()
+    assert len(state) == 2 * 14
+    for name, tensor in tuning.model.named_parameters():
+        if ".start." in name:
+            tensor.data.zero_()
+    tuning.restore(tuning.model, state)
+    torch.testing.assert_close(logits(tuning.model), of_base, atol=1e-4, rtol=0)

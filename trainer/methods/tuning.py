@@ -1,0 +1,128 @@
+"""A base with something to train on it, and what its method wants done beside the steps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.adapter_files import adapter_tensors, write_adapter_files
+from trainer.config import TrainerConfig
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Tuning:
+    """A PEFT adapter being trained: lora and its variants, ia3, and the prompt methods.
+
+    `model` is what the loop trains; it owns the base. What the loop calls has `model` as an
+    argument, which is never a wrapper of DDP.
+    """
+
+    def __init__(self, model: Any, config: TrainerConfig) -> None:
+        self.model = model
+        self.config = config
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def parameter_groups(
+        self, model: nn.Module, learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]] | None:
+        """The optimiser's parameter groups where they aren't the usual ones, else None.
+
+        LoRA+ (arXiv:2402.12354) lets B learn faster than A. The grouping is PEFT's own, taken from
+        an optimiser that is thrown away.
+        """
+        ratio = self.config.lora.lr_ratio
+        if ratio is None:
+            return None
+        from peft.optimizers import create_loraplus_optimizer
+
+        optimizer = create_loraplus_optimizer(
+            model,
+            torch.optim.SGD,
+            lr=learning_rate,
+            loraplus_lr_ratio=ratio,
+            loraplus_weight_decay=weight_decay,
+        )
+        return [
+            {key: group[key] for key in ("params", "lr", "weight_decay")}
+            for group in optimizer.param_groups
+            if group["params"]
+        ]
+
+    def penalty(self, model: nn.Module) -> torch.Tensor | None:
+        """A scalar, with graph, that is added once to the loss of each step; None for none."""
+        return None
+
+    def after_optimizer_step(self, model: nn.Module, step: int) -> None:
+        """Called when `step` steps are done, while the gradients of the last are still there."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint must keep beside the trainable weights."""
+        return {}
+
+    def restore(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's `state`; the trainable weights are in `model` already."""
+
+    def write(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write the adapter as it is published: PEFT's two files, relative to the plain base."""
+        write_adapter_files(adapter_tensors(self.model), self._document(), folder, dtype)
+
+    def published(self, folder: Path) -> Any:
+        """The base with the adapter of `folder` on it, loaded by PEFT, as anyone would load it.
+
+        After it only that model may be used: `model` has given its base away.
+        """
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(bare_base(self.model), str(folder)).eval()
+
+    def _document(self) -> dict[str, Any]:
+        document: dict[str, Any] = self.model.peft_config["default"].to_dict()
+        if isinstance(document.get("init_lora_weights"), str):
+            document["init_lora_weights"] = True  # how it began is over
+        document.pop("eva_config", None)
+        return document
+
+
+class FullTuning(Tuning):
+    """All weights of an unquantised base, only to compare against: what comes out is no adapter."""
+
+    def write(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write the whole model with its weights rounded to `dtype`, and round them here too."""
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(parameter.to(dtype))
+        # Not `model.to(dtype)`: that would round the rotary frequencies as well.
+        weights = {name: tensor.to(dtype) for name, tensor in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=weights)
+
+    def published(self, folder: Path) -> Any:
+        """The model itself, which `write` has rounded."""
+        return self.model.eval()
+
+
+def bare_base(peft_model: Any) -> Any:
+    """The base without any adapter, every module its own again.
+
+    PEFT's `unload` refuses IA3 on a 4-bit base, and leaves fully trained modules in the base.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if peft_model.peft_config["default"].is_prompt_learning:
+        return peft_model.base_model
+    base = peft_model.base_model.model
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.original_module)
+        elif isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base
