@@ -42,18 +42,25 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 
 
-def byte_tokenizer(template: str = CHATML) -> Any:
-    """One token a byte, and the special tokens of all templates above."""
+def byte_tokenizer(
+    template: str = CHATML,
+    special: tuple[str, ...] = SPECIAL_TOKENS,
+    *,
+    eos: str = "<|im_end|>",
+    bos: str | None = None,
+) -> Any:
+    """One token a byte, and special tokens: those of all templates above, if not told others."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|im_end|>",
+        pad_token=special[0],
+        eos_token=eos,
+        bos_token=bos,
         chat_template=template,
     )
 
