@@ -1,4 +1,4 @@
-"""A conversation as the chat template writes it, and which characters the model has to write itself.
+"""A conversation as the chat template writes it, and which characters the model has to write.
 
 Templates may do with earlier turns what they like: Qwen3 drops their thinking, Phi-3 puts an end of
 text behind the last one, Mistral moves the system text into the last question. So every answer is
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import Any
 
 from trainer.data.conversation import ASSISTANT, TOOL, USER, Conversation, Turn, as_messages
@@ -41,9 +40,7 @@ class ChatRenderer:
     none (ChatGLM, GLM-4), the token that opens the next turn.
     """
 
-    def __init__(
-        self, tokenizer: Any, template_text: str, special_tokens: frozenset[str]
-    ) -> None:
+    def __init__(self, tokenizer: Any, template_text: str, special_tokens: frozenset[str]) -> None:
         self._tokenizer = tokenizer
         self._template_text = template_text
         self._special_tokens = special_tokens
@@ -152,7 +149,7 @@ class ChatRenderer:
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
         )
-        history = len(commonprefix([self._render(turns[:-1], tools), text]))
+        history = _common_length(self._render(turns[:-1], tools), text)
         spans = [(start, min(stop, len(text))) for start, stop in indices[0] if stop > history]
         if not spans:
             raise TemplateError("the chat template has generation tags, but none around an answer")
@@ -196,8 +193,14 @@ def _join(rows: list[RenderedRow], answer: RenderedRow) -> None:
     rows.append(answer)
 
 
+def _common_length(one: str, other: str) -> int:
+    """With how many equal characters both begin."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
 def _common_suffix(one: str, other: str) -> str:
-    return commonprefix([one[::-1], other[::-1]])[::-1]
+    return one[len(one) - _common_length(one[::-1], other[::-1]) :]
 
 
 def _unused_sentinel(turns: Sequence[Turn]) -> str:
@@ -208,7 +211,7 @@ def _unused_sentinel(turns: Sequence[Turn]) -> str:
 
 
 def _wrong_prompt(prompt: str, text: str) -> str:
-    same = len(commonprefix([prompt, text]))
+    same = _common_length(prompt, text)
     return (
         f"the chat template's prompt for an answer isn't how the answer is rendered: after "
         f"{text[max(0, same - 40) : same]!r} there is {text[same : same + 24]!r} instead of "

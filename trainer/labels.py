@@ -67,9 +67,7 @@ class ConversationLabeller:
         """`prompt_ids` for role and content mappings."""
         self._check_template()
         copies = [dict(message) for message in messages]
-        return self._encode(
-            self._renderer.render_messages(copies, "", add_generation_prompt=True)
-        )
+        return self._encode(self._renderer.render_messages(copies, "", add_generation_prompt=True))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones included."""

@@ -67,7 +67,7 @@ def build_manifest(
             text=base.template.text,
             hash=base.template.hash,
             golden_messages=golden,
-            golden_token_ids=list(labeller.message_ids(golden)),
+            golden_token_ids=list(labeller.message_ids(golden)) if base.template.text else [],
         ),
         data=DataRecord(
             digest=data.digest,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trainer import defaults
 from trainer.batching import BatchPlan, padding_share, plan_batches
 from trainer.config import TrainerConfig
+from trainer.data.examples import row_lengths
 from trainer.labels import LabelledRow
 
 
@@ -38,7 +39,7 @@ class TrainingPlan:
 def make_plan(config: TrainerConfig, rows: Sequence[LabelledRow]) -> TrainingPlan:
     """Choose what `config.training` leaves open for these rows and lay out all batches."""
     training = config.training
-    lengths = [len(row) for row in rows]
+    lengths = row_lengths(rows)
     notes: list[str] = []
     epochs = training.epochs
     if epochs is None:

@@ -58,7 +58,7 @@ def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     data = prepare_data(loaded, labeller)
     console.print(data_report(data, labeller))
-    plan = make_plan(config, [example.row for example in data.train])
+    plan = make_plan(config, data.train.rows)
     ready = Preflight(
         loaded=loaded,
         base=base,

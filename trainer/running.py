@@ -1,5 +1,6 @@
 """`trainer run`: preflight, train, evaluate, publish."""
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
+from trainer.data.report import report_json
 from trainer.evaluation import held_out_loss
 from trainer.gate import parse_gate
 from trainer.history import History
@@ -47,11 +49,13 @@ def run_training(
     config = ready.config
     folder = create_run_folder(runs, config.name)
     folder.write_config(config)
+    report = report_json(ready.data, ready.labeller)
+    folder.write_text("data.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
 
     base_loss = _held_out_loss(ready, ready.base.model)
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
-    rows = [example.row for example in ready.data.train]
+    rows = ready.data.train.rows
     tuning = attach_adapter(
         ready.base, config, num_steps=ready.plan.num_steps, rows=rows, pad_id=ready.pad_id
     )
@@ -62,7 +66,7 @@ def run_training(
             config=config,
             plan=ready.plan,
             rows=rows,
-            held_out=[example.row for example in ready.data.held_out],
+            held_out=ready.data.held_out.rows,
             pad_id=ready.pad_id,
             folder=folder,
             history=history,
@@ -99,7 +103,7 @@ def run_training(
 def _held_out_loss(ready: Preflight, model: torch.nn.Module) -> float:
     return held_out_loss(
         model,
-        [example.row for example in ready.data.held_out],
+        ready.data.held_out.rows,
         batch_tokens=ready.config.evaluation.batch_tokens,
         pad_id=ready.pad_id,
     ).mean

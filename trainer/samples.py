@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.conversation import USER
-from trainer.data.preparation import Example
+from trainer.data.examples import Example
 from trainer.labels import ConversationLabeller
 
 
@@ -24,9 +24,13 @@ class Sample:
 
 
 def choose_examples(held_out: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """`count` rows, evenly spread over the held-out rows in their order."""
+    """`count` rows, evenly spread over the held-out rows in their order; none of plain text."""
     count = min(count, len(held_out))
-    return tuple(held_out[index * len(held_out) // count] for index in range(count))
+    chosen = (held_out[index * len(held_out) // count] for index in range(count))
+    asking = {
+        example.conversation.key: example for example in chosen if example.conversation.prompt
+    }
+    return tuple(asking.values())
 
 
 def draw_samples(
@@ -41,7 +45,10 @@ def draw_samples(
     """Answer each example's prompt twice, adapter off and on. Leaves the model in eval mode."""
     if not examples:
         return ()
-    prompts = [labeller.prompt_ids(example.conversation.prompt) for example in examples]
+    prompts = [
+        labeller.prompt_ids(example.conversation.prompt, example.conversation.tools)
+        for example in examples
+    ]
     peft_model.eval()
     with peft_model.disable_adapter():
         base = _answers(peft_model, tokenizer, prompts, max_tokens, pad_id)

@@ -23,7 +23,8 @@ class CleaningSection(Section):
         default=None,
         gt=0,
         le=1,
-        description="drop rows this similar to an earlier one (Jaccard of word shingles), e.g. 0.9",
+        description="drop rows this similar (Jaccard of shingles) to an earlier one, e.g. 0.9; "
+        "by default such rows are counted and left in",
     )
     eval_overlap: Literal["drop", "keep"] = Field(
         default="drop", description="train rows that are also held out"
@@ -50,6 +51,10 @@ class DataSection(Section):
         description="a file of held-out rows, or the share of train to hold out",
     )
     format: Format = Field(default="auto", description="how rows are written; auto looks at them")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="our column names to the file's, e.g. {instruction: question_text}",
+    )
     split: str = Field(default="train", description="which split of a hub dataset to train on")
     max_length: int = Field(default=defaults.MAX_LENGTH, ge=8, description="tokens of a row")
     over_length: Literal["drop", "truncate", "fail"] = Field(
@@ -66,7 +71,8 @@ class DataSection(Section):
         description="several rows in one sequence, each attending to itself alone: no padding",
     )
     streaming: bool = Field(
-        default=False, description="leave the rows on disk: for files larger than memory"
+        default=False,
+        description="keep the tokenised rows on disk, memory-mapped: for files larger than memory",
     )
     system: str | None = Field(
         default=None, description="system message for rows that have none of their own"

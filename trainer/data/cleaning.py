@@ -1,86 +1,200 @@
 """Rules that a row must pass, each one counted."""
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from trainer.data.conversation import ASSISTANT, SYSTEM, USER, Conversation, Turn, turns_key
+from trainer.config import CleaningSection
+from trainer.data.conversation import ASSISTANT, SYSTEM, TEXT, TOOL, USER, Conversation, Turn
+from trainer.data.near_duplicates import REPORT_THRESHOLD, NearDuplicateIndex
+from trainer.data.rules import CleaningLog, Rule
+from trainer.data.text_rules import (
+    has_control_characters,
+    has_html_leftovers,
+    without_control_characters,
+    without_html_leftovers,
+)
 
+_ROLES = frozenset({SYSTEM, USER, ASSISTANT, TOOL, TEXT})
 
-class Rule(StrEnum):
-    """What was done to rows, as the report and the manifest name it."""
-
-    UNREADABLE = "dropped: fields missing or of the wrong type"
-    EMPTY_TURN = "dropped: an empty turn"
-    WRONG_ORDER = "dropped: roles out of order"
-    DUPLICATE = "dropped: exact duplicate"
-    OVERLAP = "dropped from train: prompt is also held out"
-    TOO_LONG = "dropped: longer than max_length"
-    TRUNCATED = "truncated to max_length"
-    CUT_ANSWER = "dropped: no answer left within max_length"
-    UNANSWERED = "last turn without an answer cut off"
-    TRIMMED = "white space around a turn removed"
+_Turns = tuple[Turn, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CleanRows:
-    """Conversations that passed, and how many rows each rule touched."""
+class RowCleaner:
+    """Applies every rule that looks at one file alone, row by row, and counts into `log`.
 
-    conversations: tuple[Conversation, ...]
-    counts: Counter[Rule]
+    Of rows that passed it keeps a 16-byte hash each, and a signature of the first 200,000.
+    `system` is put before rows that have no system turn of their own.
+    """
+
+    def __init__(self, section: CleaningSection, system: str | None, log: CleaningLog) -> None:
+        self._section = section
+        self._system = system
+        self._log = log
+        self._seen: set[bytes] = set()
+        self._near = NearDuplicateIndex(section.near_duplicates or REPORT_THRESHOLD)
+
+    def clean(self, row: Conversation | None) -> Conversation | None:
+        """The row as it is trained on, or None when a rule drops it. None is an unreadable row."""
+        if row is None or not row.turns:
+            self._log.record(Rule.UNREADABLE, "")
+            return None
+        turns = self._clean_text(row.turns)
+        if turns is not None:
+            turns = self._shape(turns)
+        if turns is None:
+            return None
+        if len(turns[-1].content) < self._section.min_answer_chars and not turns[-1].tool_calls:
+            self._log.record(Rule.SHORT_ANSWER, _beginning(turns))
+            return None
+        if self._system and turns[0].role not in (SYSTEM, TEXT):
+            self._log.record(Rule.SYSTEM_ADDED, _beginning(turns))
+            turns = (Turn(SYSTEM, self._system), *turns)
+        conversation = replace(row, turns=turns)
+        return None if self._is_known(conversation) else conversation
+
+    def _clean_text(self, turns: _Turns) -> _Turns | None:
+        """Control characters, HTML and white space; None when one of them drops the row."""
+        section = self._section
+        for action, found, cleaned, rules in (
+            (
+                section.control_characters,
+                has_control_characters,
+                without_control_characters,
+                (Rule.CONTROL_REMOVED, Rule.CONTROL_DROPPED, Rule.CONTROL_KEPT),
+            ),
+            (
+                section.html,
+                has_html_leftovers,
+                without_html_leftovers,
+                (Rule.HTML_STRIPPED, Rule.HTML_DROPPED, Rule.HTML_KEPT),
+            ),
+        ):
+            if not any(found(turn.content) for turn in turns):
+                continue
+            changed, dropped, kept = rules
+            rule = {"drop": dropped, "keep": kept}.get(action, changed)
+            self._log.record(rule, _beginning(turns, found))
+            if rule == dropped:
+                return None
+            if rule == changed:
+                turns = tuple(replace(turn, content=cleaned(turn.content)) for turn in turns)
+        stripped = tuple(replace(turn, content=turn.content.strip()) for turn in turns)
+        if stripped != turns:
+            self._log.record(Rule.TRIMMED, _beginning(turns))
+        return stripped
+
+    def _shape(self, turns: _Turns) -> _Turns | None:
+        """Turns in an order that a template takes, ending with an answer; None without one."""
+        if turns[0].role == SYSTEM and not turns[0].content:
+            self._log.record(Rule.EMPTY_SYSTEM, _beginning(turns))
+            turns = turns[1:]
+        if turns and turns[-1].role == USER and len(turns) > 1 and _fault(turns) is None:
+            self._log.record(Rule.UNANSWERED, _beginning(turns))
+            turns = turns[:-1]
+        sound = turns[: sound_length(turns)]
+        fault = _fault(turns) or (None if sound == turns else Rule.WRONG_ORDER)
+        if fault is None:
+            return turns
+        is_dropped = self._section.roles == "drop" or not sound
+        self._log.record(fault if is_dropped else Rule.REPAIRED, _beginning(turns))
+        return None if is_dropped else sound
+
+    def _is_known(self, conversation: Conversation) -> bool:
+        """Whether a duplicate was found that is to be dropped; remembers the row if not."""
+        digest = hashlib.blake2b(conversation.key.encode(), digest_size=16).digest()
+        if digest in self._seen:
+            is_dropped = self._section.duplicates == "drop"
+            rule = Rule.DUPLICATE if is_dropped else Rule.DUPLICATE_KEPT
+            self._log.record(rule, _beginning(conversation.turns))
+            return is_dropped
+        self._seen.add(digest)
+        if self._near.add(_spoken(conversation.turns)):
+            is_dropped = self._section.near_duplicates is not None
+            rule = Rule.NEAR_DUPLICATE if is_dropped else Rule.NEAR_DUPLICATE_KEPT
+            self._log.record(rule, _beginning(conversation.turns))
+            return is_dropped
+        return False
 
 
-def clean_rows(rows: Iterable[Conversation | None]) -> CleanRows:
-    """Apply every rule that looks at one file alone. None stands for an unreadable row."""
-    counts: Counter[Rule] = Counter()
-    kept: dict[str, Conversation] = {}
-    for row in rows:
-        conversation = _clean(row, counts)
-        if conversation is None:
+class HeldOutPrompts:
+    """The prompts of the held-out rows, so that training rows with the same one can be told."""
+
+    def __init__(
+        self, held_out: Iterable[Conversation], section: CleaningSection, log: CleaningLog
+    ) -> None:
+        self._section = section
+        self._log = log
+        self._keys: set[str] = set()
+        self._near = NearDuplicateIndex(section.near_duplicates or REPORT_THRESHOLD)
+        for conversation in held_out:
+            self._keys.add(conversation.held_out_key)
+            self._near.add(_asked(conversation))
+
+    def allows(self, conversation: Conversation) -> bool:
+        """Whether a training row may stay; those answers would be known before evaluation."""
+        section = self._section
+        if conversation.held_out_key in self._keys:
+            is_dropped = section.eval_overlap == "drop"
+            rule = Rule.OVERLAP if is_dropped else Rule.OVERLAP_KEPT
+        elif self._near.find(_asked(conversation)):
+            is_dropped = section.eval_overlap == "drop" and section.near_duplicates is not None
+            rule = Rule.NEAR_OVERLAP if is_dropped else Rule.NEAR_OVERLAP_KEPT
+        else:
+            return True
+        self._log.record(rule, _beginning(conversation.turns))
+        return not is_dropped
+
+
+def sound_length(turns: _Turns) -> int:
+    """How many turns from the start are in order and end with an answer.
+
+    In order: an optional system turn, then user and assistant in turn; after an assistant's turn
+    that calls tools come tool turns and the assistant again. No turn but one with calls is empty.
+    """
+    if len(turns) == 1 and turns[0].role == TEXT:
+        return 1
+    length = 0
+    before: Turn | None = None
+    for position, turn in enumerate(turns):
+        if turn.role == SYSTEM and position == 0:
             continue
-        if conversation.key in kept:
-            counts[Rule.DUPLICATE] += 1
-        else:
-            kept[conversation.key] = conversation
-    return CleanRows(tuple(kept.values()), counts)
+        if turn.role not in _followers(before) or not (turn.content or turn.tool_calls):
+            break
+        before = turn
+        if turn.role == ASSISTANT:
+            length = position + 1
+    return length
 
 
-def _clean(row: Conversation | None, counts: Counter[Rule]) -> Conversation | None:
-    if row is None or not row.turns:
-        counts[Rule.UNREADABLE] += 1
-        return None
-    turns = tuple(Turn(turn.role, turn.content.strip()) for turn in row.turns)
-    if any(not turn.content for turn in turns):
-        counts[Rule.EMPTY_TURN] += 1
-        return None
-    if turns[-1].role == USER and len(turns) > 1:
-        counts[Rule.UNANSWERED] += 1
-        turns = turns[:-1]
-    if not _in_order(turns):
-        counts[Rule.WRONG_ORDER] += 1
-        return None
-    if any(new.content != old.content for new, old in zip(turns, row.turns, strict=False)):
-        counts[Rule.TRIMMED] += 1
-    return Conversation(turns)
+def _followers(before: Turn | None) -> tuple[str, ...]:
+    """The roles that may speak after `before`."""
+    if before is None:
+        return (USER,)
+    if before.role == ASSISTANT:
+        return (TOOL,) if before.tool_calls else (USER,)
+    return (TOOL, ASSISTANT) if before.role == TOOL else (ASSISTANT,)
 
 
-def _in_order(turns: tuple[Turn, ...]) -> bool:
-    """An optional system turn, then user and assistant in turn, ending with an answer."""
-    rest = turns[1:] if turns[0].role == SYSTEM else turns
-    expected = [USER, ASSISTANT] * (len(rest) // 2)
-    return bool(rest) and [turn.role for turn in rest] == expected
+def _fault(turns: _Turns) -> Rule | None:
+    if any(turn.role not in _ROLES for turn in turns):
+        return Rule.UNKNOWN_ROLE
+    if not turns or any(not (turn.content or turn.tool_calls) for turn in turns):
+        return Rule.EMPTY_TURN
+    return None
 
 
-def without_overlap(
-    train: Iterable[Conversation], held_out: Iterable[Conversation], counts: Counter[Rule]
-) -> tuple[Conversation, ...]:
-    """`train` less every row whose prompt is also in `held_out`: those answers would be known."""
-    prompts = {turns_key(conversation.prompt) for conversation in held_out}
-    kept = []
-    for conversation in train:
-        if turns_key(conversation.prompt) in prompts:
-            counts[Rule.OVERLAP] += 1
-        else:
-            kept.append(conversation)
-    return tuple(kept)
+def _beginning(turns: _Turns, found: Callable[[str], bool] = bool) -> str:
+    """Where the row can be recognised: its first turn in which `found` something, not system's."""
+    spoken = [turn for turn in turns if turn.role != SYSTEM] or list(turns)
+    turn = next((turn for turn in spoken if found(turn.content)), None)
+    return "" if turn is None else f"{turn.role}: {turn.content}"
+
+
+def _spoken(turns: _Turns) -> str:
+    """All but the system text, which many rows share."""
+    return "\n".join(turn.content for turn in turns if turn.role != SYSTEM)
+
+
+def _asked(conversation: Conversation) -> str:
+    return _spoken(conversation.prompt or conversation.turns)

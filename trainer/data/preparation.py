@@ -2,48 +2,49 @@
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from adapters.base.reference import default_cache_dir
 from trainer import defaults
 from trainer.config import DataSection
 from trainer.config_loading import LoadedConfig
-from trainer.data.cleaning import CleanRows, Rule, clean_rows, without_overlap
+from trainer.data.cleaning import HeldOutPrompts, RowCleaner
 from trainer.data.conversation import Conversation
-from trainer.data.formats import RowFormat, choose_format
+from trainer.data.examples import Example, Examples, ExampleWriter
+from trainer.data.formats import RowFormat, choose_format, rename_columns
 from trainer.data.reading import read_rows
+from trainer.data.rules import CleaningLog, Rule
+from trainer.data.spool import ConversationSpool
 from trainer.errors import DataError
-from trainer.labels import ConversationLabeller, LabelledRow
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row, ready to train on, and the conversation it came from."""
-
-    conversation: Conversation
-    row: LabelledRow
+from trainer.labels import ConversationLabeller, LabelledConversation
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Train and held-out examples. `digest` names the clean conversations in their order."""
+    """Train and held-out examples. `digest` names the clean conversations in their order.
 
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    `examples` are the beginnings of a few of the rows that each rule in `counts` met.
+    """
+
+    train: Examples
+    held_out: Examples
     row_format: RowFormat
     num_rows_read: int
     counts: Mapping[Rule, int]
     digest: str
     notes: tuple[str, ...]
+    examples: Mapping[Rule, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    rows: CleanRows
+    conversations: ConversationSpool
     row_format: RowFormat
     num_read: int
 
@@ -51,53 +52,99 @@ class _File:
 def prepare_data(loaded: LoadedConfig, labeller: ConversationLabeller) -> PreparedData:
     """Read, recognise, clean, split and label the rows that a config names.
 
+    With `data.streaming` neither the file nor the rows are ever in memory as a whole: clean
+    conversations and tokenised rows lie in a folder of the cache that goes when the result goes.
     Raises `DataError` when a file can't be read or nothing is left to train or evaluate on, and
     `TemplateError` when the chat template gives no loss mask.
     """
-    section = loaded.config.data
-    train_file = _read(loaded.data_path(section.train), section.train, section.format)
-    counts = Counter(train_file.rows.counts)
+    section, seed = loaded.config.data, loaded.config.seed
+    log = CleaningLog()
+    folder = _rows_folder() if section.streaming else None
+    train_file = _read(loaded, section.train, log, folder, "train")
     num_read = train_file.num_read
-    conversations = train_file.rows.conversations
+    total = len(train_file.conversations)
     if isinstance(section.eval, str):
-        eval_file = _read(loaded.data_path(section.eval), section.eval, section.format)
-        counts.update(eval_file.rows.counts)
+        eval_file = _read(loaded, section.eval, log, folder, "eval")
         num_read += eval_file.num_read
-        held_out, unused = _sample(
-            eval_file.rows.conversations, section.max_eval_rows, loaded.config.seed
-        )
+        eval_rows = eval_file.conversations
+        drawn = _draw(range(len(eval_rows)), section.max_eval_rows, seed)
+        held_out = [row for i, row in enumerate(eval_rows) if i in drawn]
+        left_out = len(eval_rows) - len(held_out)
         note = f"held out: {len(held_out)} rows of {section.eval}"
-        note += f" ({len(unused)} left out by max_eval_rows)" if unused else ""
+        note += f" ({left_out} left out by max_eval_rows)" if left_out else ""
+        wanted = set(range(total))
     else:
-        count = _share_count(len(conversations), section.eval, section.max_eval_rows)
-        held_out, conversations = _sample(conversations, count, loaded.config.seed)
+        count = _share_count(total, section.eval, section.max_eval_rows)
+        drawn = _draw(range(total), count, seed)
+        held_out = [row for i, row in enumerate(train_file.conversations) if i in drawn]
         note = f"held out: {count} rows drawn from {section.train} (data.eval {section.eval:g})"
-    conversations = without_overlap(conversations, held_out, counts)
-    train = _label(conversations, section, labeller, counts)
-    evaluation = _label(held_out, section, labeller, counts)
+        wanted = set(range(total)) - drawn
+    notes = [note]
+    if section.max_train_rows is not None and section.max_train_rows < len(wanted):
+        notes.append(f"max_train_rows: {section.max_train_rows} of {len(wanted)} rows drawn")
+        wanted = _draw(sorted(wanted), section.max_train_rows, seed)
+
+    prompts = HeldOutPrompts(held_out, section.cleaning, log)
+    rows = (row for i, row in enumerate(train_file.conversations) if i in wanted)
+    labelling = _Labelling(section, labeller, log)
+    train = labelling.write("train", (row for row in rows if prompts.allows(row)), folder)
+    evaluation = labelling.write("eval", held_out, folder)
     for examples, what in ((train, "train on"), (evaluation, "evaluate on")):
         if not examples:
-            raise DataError(_nothing_left(what, counts))
-    digest = _digest(train, evaluation)
-    row_format = train_file.row_format
-    return PreparedData(train, evaluation, row_format, num_read, dict(counts), digest, (note,))
+            raise DataError(_nothing_left(what, log.counts))
+    if labelling.num_split:
+        notes.append(
+            f"the chat template rewrites earlier turns: {labelling.num_split} conversations are "
+            "one row for each answer, with the history as a server sends it then"
+        )
+    return PreparedData(
+        train=train,
+        held_out=evaluation,
+        row_format=train_file.row_format,
+        num_rows_read=num_read,
+        counts=dict(log.counts),
+        digest=labelling.digest(),
+        notes=tuple(notes),
+        examples={rule: tuple(texts) for rule, texts in log.examples.items()},
+    )
 
 
-def _read(path: Path, reference: str, wanted: str) -> _File:
-    rows = read_rows(path, reference)
-    first: Mapping[str, Any] | None = next(rows, None)
-    if first is None:
-        raise DataError(f"{reference} holds no rows")
-    row_format = choose_format(wanted, tuple(first), reference)
-    counter = _Counting(chain([first], rows))
-    clean = clean_rows(row_format.convert(row) for row in counter)
-    return _File(clean, row_format, counter.count)
+def _rows_folder() -> "TemporaryDirectory[str]":
+    # The cache and not /tmp, which may itself be memory.
+    parent = default_cache_dir() / "rows"
+    parent.mkdir(parents=True, exist_ok=True)
+    return TemporaryDirectory(prefix="run-", dir=parent, ignore_cleanup_errors=True)
 
 
-class _Counting:
+def _read(
+    loaded: LoadedConfig,
+    reference: str,
+    log: CleaningLog,
+    folder: "TemporaryDirectory[str] | None",
+    name: str,
+) -> _File:
+    """Read and clean one file."""
+    section = loaded.config.data
+    spool = ConversationSpool(None if folder is None else Path(folder.name, f"{name}.jsonl"))
+    cleaner = RowCleaner(section.cleaning, section.system, log)
+    with closing(_Rows(read_rows(loaded.data_path(reference), reference, section.split))) as rows:
+        first = next(iter(rows), None)
+        if first is None:
+            raise DataError(f"{reference} holds no rows")
+        columns = tuple(rename_columns(first, section.columns, reference))
+        row_format = choose_format(section.format, columns, reference)
+        for row in chain([first], rows):
+            renamed = rename_columns(row, section.columns, reference)
+            conversation = cleaner.clean(row_format.convert(renamed))
+            if conversation is not None:
+                spool.add(conversation)
+    return _File(spool, row_format, rows.count)
+
+
+class _Rows:
     """Iterates once and remembers how many went by."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Iterator[Mapping[str, Any]]) -> None:
         self._rows = rows
         self.count = 0
 
@@ -106,59 +153,77 @@ class _Counting:
             self.count += 1
             yield row
 
+    def close(self) -> None:
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()
+
 
 def _share_count(num_rows: int, share: float, maximum: int) -> int:
     enough = min(defaults.MIN_EVAL_ROWS, num_rows // 5)
     return min(max(round(share * num_rows), enough, 1), maximum)
 
 
-def _sample(
-    conversations: tuple[Conversation, ...], count: int, seed: int
-) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...]]:
-    """`count` rows drawn with `seed`, in file order, and the rest."""
-    indices = range(len(conversations))
-    drawn = set(random.Random(seed).sample(indices, min(count, len(conversations))))
-    inside = tuple(conversations[i] for i in indices if i in drawn)
-    return inside, tuple(conversations[i] for i in indices if i not in drawn)
+def _draw(indices: "range | list[int]", count: int, seed: int) -> set[int]:
+    """`count` of the indices, or all if there are fewer."""
+    return set(random.Random(seed).sample(indices, min(count, len(indices))))
 
 
-def _label(
-    conversations: tuple[Conversation, ...],
-    section: DataSection,
-    labeller: ConversationLabeller,
-    counts: Counter[Rule],
-) -> tuple[Example, ...]:
-    examples = []
-    for conversation in conversations:
-        row = labeller.label(conversation)
-        if len(row) > section.max_length:
-            if section.over_length == "fail":
-                raise DataError(
-                    f"a row has {len(row)} tokens, more than data.max_length {section.max_length}: "
-                    f"{conversation.turns[0].content[:60]!r}... Raise it, or set data.over_length "
-                    "to drop or truncate"
-                )
-            if section.over_length == "drop":
-                counts[Rule.TOO_LONG] += 1
-                continue
-            row = row.truncated(section.max_length)
-            if row.num_loss_tokens == 0:
-                counts[Rule.CUT_ANSWER] += 1
-                continue
-            counts[Rule.TRUNCATED] += 1
-        examples.append(Example(conversation, row))
-    return tuple(examples)
+class _Labelling:
+    """Labels conversations into examples, and hashes them in their order."""
+
+    def __init__(
+        self, section: DataSection, labeller: ConversationLabeller, log: CleaningLog
+    ) -> None:
+        self._section = section
+        self._labeller = labeller
+        self._log = log
+        self._sha = hashlib.sha256()
+        self.num_split = 0
+
+    def write(
+        self,
+        part: str,
+        conversations: Iterable[Conversation],
+        folder: "TemporaryDirectory[str] | None",
+    ) -> Examples:
+        """The examples of one split; rows that are too long are dealt with and counted."""
+        self._sha.update(f"{part}\n".encode())
+        writer = ExampleWriter(part, None if folder is None else Path(folder.name), folder)
+        for conversation in conversations:
+            labelled = self._labeller.label(conversation)
+            self.num_split += len(labelled) > 1
+            for one in labelled:
+                example = self._fitted(one)
+                if example is not None:
+                    self._sha.update(example.conversation.key.encode() + b"\n")
+                    writer.add(example)
+        return writer.finish()
+
+    def digest(self) -> str:
+        return "sha256:" + self._sha.hexdigest()
+
+    def _fitted(self, labelled: LabelledConversation) -> Example | None:
+        section, conversation, row = self._section, labelled.conversation, labelled.row
+        if len(row) <= section.max_length:
+            return Example(conversation, row)
+        beginning = conversation.turns[0].content
+        if section.over_length == "fail":
+            raise DataError(
+                f"a row has {len(row)} tokens, more than data.max_length {section.max_length}: "
+                f"{beginning[:60]!r}... Raise it, or set data.over_length to drop or truncate"
+            )
+        if section.over_length == "drop":
+            self._log.record(Rule.TOO_LONG, beginning)
+            return None
+        row = row.truncated(section.max_length)
+        if row.num_loss_tokens == 0:
+            self._log.record(Rule.CUT_ANSWER, beginning)
+            return None
+        self._log.record(Rule.TRUNCATED, beginning)
+        return Example(conversation, row)
 
 
 def _nothing_left(what: str, counts: Mapping[Rule, int]) -> str:
     done = "; ".join(f"{rule.value}: {count}" for rule, count in counts.items() if count)
     return f"no row is left to {what} after cleaning ({done or 'there were none'})"
-
-
-def _digest(train: tuple[Example, ...], held_out: tuple[Example, ...]) -> str:
-    sha = hashlib.sha256()
-    for part, examples in (("train", train), ("eval", held_out)):
-        sha.update(f"{part}\n".encode())
-        for example in examples:
-            sha.update(example.conversation.key.encode() + b"\n")
-    return "sha256:" + sha.hexdigest()

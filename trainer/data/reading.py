@@ -12,9 +12,10 @@ _BUILDERS = {
 }  # fmt: skip
 
 
-def read_rows(path: Path, reference: str) -> Iterator[Mapping[str, Any]]:
+def read_rows(path: Path, reference: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
     """The rows of the file `path`, or of the hub dataset `reference` if there is no such file.
 
+    `split` is the hub dataset's; a file has one.
     Raises `DataError` for a file that isn't there, has an unknown suffix or can't be parsed.
     """
     if path.is_file():
@@ -22,7 +23,7 @@ def read_rows(path: Path, reference: str) -> Iterator[Mapping[str, Any]]:
     looks_like_file = path.suffix.lower() in _BUILDERS or reference.count("/") != 1
     if looks_like_file or reference.startswith((".", "/", "~")) or path.exists():
         raise DataError(f"no data file {path} (paths are relative to the config file)")
-    return _hub_rows(reference)
+    return _stream(f"hub dataset {reference}", reference, {"split": split})
 
 
 def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -33,10 +34,6 @@ def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{path} is empty")
     options = {"data_files": str(path.resolve()).replace("[", "[[]"), "split": "train"}
     return _stream(str(path), builder, options)
-
-
-def _hub_rows(reference: str) -> Iterator[Mapping[str, Any]]:
-    return _stream(f"hub dataset {reference}", reference, {"split": "train"})
 
 
 def _stream(source: str, builder: str, options: dict[str, Any]) -> Iterator[Mapping[str, Any]]:

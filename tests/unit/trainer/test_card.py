@@ -8,8 +8,9 @@ from rich.console import Console
 from trainer.card import model_card
 from trainer.config import TrainerConfig
 from trainer.data.conversation import Conversation, Turn
+from trainer.data.examples import Example, ListedExamples
 from trainer.data.formats import FORMATS
-from trainer.data.preparation import Example, PreparedData
+from trainer.data.preparation import PreparedData
 from trainer.labels import LabelledRow
 from trainer.samples import Sample, choose_examples, sample_table
 
@@ -23,12 +24,13 @@ def example(question: str) -> Example:
 
 
 def test_card_has_front_matter_figures_and_samples() -> None:
-    data = PreparedData((example("q"),) * 3, (example("e"),), FORMATS[0], 4, {}, "sha256:12", ())
+    train, held_out = (ListedExamples([example(q) for q in asked]) for asked in ("qqq", "e"))
+    data = PreparedData(train, held_out, FORMATS[0], 4, {}, "sha256:12", (), {})
     card = model_card(CONFIG, data, METRICS, [Sample("ask", "ref", "no", "line one\nline two")])
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "b/c"
     assert "| with this adapter | 1.5000 (-50.0%) |" in body
-    assert "- rows: 3 (OpenAI chat messages); data digest `sha256:12`" in body
+    assert "- rows: 3 (chat messages (OpenAI, UltraChat 200k)); data digest `sha256:12`" in body
     assert "rank 16, alpha 32, dropout 0.05, target modules: all-linear" in body
     assert "- **Adapter:** line one / line two" in body
     assert "Samples" not in model_card(CONFIG, data, METRICS, [])

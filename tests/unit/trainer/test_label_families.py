@@ -135,14 +135,21 @@ def test_tool_calls_are_learnt_and_tool_results_are_not(name: str) -> None:
 
 
 def test_tool_calls_need_a_template_that_has_them() -> None:
-    turns = (Turn("user", "a"), Turn("assistant", "", "[]x"), Turn("tool", "2"), Turn("assistant", "b"))
+    turns = (
+        Turn("user", "a"),
+        Turn("assistant", "", "[]x"),
+        Turn("tool", "2"),
+        Turn("assistant", "b"),
+    )
     with pytest.raises(TemplateError, match="no place for them"):
         BY_NAME["phi3"].labeller().label(Conversation(turns))
 
 
 def test_prompt_that_no_answer_begins_with_is_refused() -> None:
     family = BY_NAME["smollm2"]
-    template = family.template.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+    template = family.template.replace(
+        "assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}"
+    )
     labeller = ConversationLabeller(family.tokenizer(), template)
     with pytest.raises(TemplateError, match="no server sends"):
         labeller.label(Conversation((Turn("user", "a"), Turn("assistant", "b"))))

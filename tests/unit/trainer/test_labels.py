@@ -91,7 +91,9 @@ def test_answer_that_is_left_out_later_has_a_row_of_its_own() -> None:
     first, second = labeller.label(Conversation(tuple(turns)))
     assert first.conversation.turns == tuple(turns[:2])
     assert marked_text(first.row, labeller).endswith("assistant\n⟦b<|im_end|>⟧")
-    assert marked_text(second.row, labeller).endswith("c<|im_end|>\n<|im_start|>assistant\n⟦d<|im_end|>⟧")
+    assert marked_text(second.row, labeller).endswith(
+        "c<|im_end|>\n<|im_start|>assistant\n⟦d<|im_end|>⟧"
+    )
 
 
 def test_template_without_end_token_is_refused() -> None:

@@ -1,5 +1,6 @@
 """From files to labelled rows."""
 
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,20 @@ import pandas
 import pytest
 from rich.console import Console
 
+from tests.unit.trainer.tiny import FORGETFUL, byte_tokenizer
 from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
-from trainer.data.cleaning import Rule
+from trainer.data.conversation import Conversation, Turn
+from trainer.data.examples import (
+    ROWS_A_BATCH,
+    Example,
+    ExampleWriter,
+    MappedExamples,
+    row_lengths,
+)
 from trainer.data.preparation import PreparedData, prepare_data
-from trainer.data.report import data_report, summarize_lengths
+from trainer.data.report import data_report, report_json, summarize_lengths
+from trainer.data.rules import Rule
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
 
@@ -134,9 +144,69 @@ def test_report_shows_counts_lengths_and_marked_loss(
     with console.capture() as capture:
         console.print(data_report(data, labeller))
     text = capture.get()
-    assert "instruction, input, output (Alpaca)" in text
+    assert "instruction, input, output (Alpaca, BELLE)" in text
     assert "dropped: exact duplicate: 1" in text
     assert "<|im_end|>⟧" in text
-    summary = summarize_lengths([example.row for example in data.train])
+    summary = summarize_lengths(data.train)
     assert summary.p50 <= summary.p95 <= summary.longest
     assert 0.1 < summary.loss_share < 0.5
+    document = report_json(data, labeller)
+    assert json.loads(json.dumps(document)) == document
+    assert document["rules"]["dropped: exact duplicate"]["examples"] == ["user: q0"]
+    assert document["lengths"]["train"]["num_rows"] == len(data.train)
+    assert all("⟦answer" in text for text in document["rendered"].values())
+
+
+def test_streamed_rows_are_the_same_rows_and_lie_on_disk(
+    tmp_path: Path, labeller: ConversationLabeller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path / "cache"))
+    rows = [{"instruction": f"q{i}\u2028", "output": f"答案 {i}\nmore"} for i in range(1200)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    listed = prepare(tmp_path, labeller)
+    mapped = prepare(tmp_path, labeller, streaming=True)
+    assert isinstance(mapped.train, MappedExamples)
+    assert mapped.train.path.is_relative_to(tmp_path / "cache")
+    assert mapped.digest == listed.digest
+    assert list(mapped.train) == list(listed.train)
+    assert mapped.train[-1] == listed.train[len(listed.train) - 1]
+    assert mapped.train[3:5] == listed.train[3:5]
+    assert row_lengths(mapped.train.rows) == [len(example.row) for example in listed.train]
+    assert list(mapped.train.loss_counts) == list(listed.train.loss_counts)
+    assert list(mapped.held_out.rows) == list(listed.held_out.rows)
+    with pytest.raises(IndexError):
+        mapped.train[len(mapped.train)]
+    path = mapped.train.path
+    del mapped
+    gc.collect()
+    assert not path.exists()
+
+
+def test_writer_holds_one_batch_at_a_time(tmp_path: Path, labeller: ConversationLabeller) -> None:
+    conversation = Conversation((Turn("user", "q"), Turn("assistant", "a")))
+    example = Example(conversation, labeller.label(conversation)[0].row)
+    writer = ExampleWriter("train", tmp_path)
+    most = 0
+    for _ in range(3 * ROWS_A_BATCH + 5):
+        writer.add(example)
+        most = max(most, writer.num_held)
+    assert most < ROWS_A_BATCH
+    assert len(writer.finish()) == 3 * ROWS_A_BATCH + 5
+
+
+def test_train_rows_can_be_drawn_and_given_a_system_text(
+    tmp_path: Path, labeller: ConversationLabeller
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ROWS)
+    data = prepare(tmp_path, labeller, max_train_rows=5, system="Be kind.")
+    assert len(data.train) == 5
+    assert set(questions(data.train)) == {"Be kind."}
+    assert "max_train_rows: 5 of 16 rows drawn" in data.notes
+
+
+def test_conversations_with_a_rewritten_history_are_a_row_for_each_answer(tmp_path: Path) -> None:
+    rows = [{"data": [f"q{i}", "an answer", "more?", f"answer {i}"]} for i in range(8)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    data = prepare(tmp_path, ConversationLabeller(byte_tokenizer(), FORGETFUL))
+    assert len(data.train) + len(data.held_out) == 16
+    assert any("8 conversations are one row for each answer" in note for note in data.notes)

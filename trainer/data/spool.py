@@ -1,0 +1,36 @@
+"""Clean conversations on their way, between the two passes over them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.data.conversation import Conversation, parse_key
+
+
+class ConversationSpool:
+    """Conversations in the order they came: in memory, or one a line in the file `path`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._held: list[Conversation] = []
+        self._file = None if path is None else path.open("w", encoding="utf-8")
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, conversation: Conversation) -> None:
+        self._count += 1
+        if self._file is None:
+            self._held.append(conversation)
+        else:
+            # JSON writes a line break inside of text as \n, so that a line is a row.
+            self._file.write(conversation.key + "\n")
+
+    def __iter__(self) -> Iterator[Conversation]:
+        if self._path is None or self._file is None:
+            yield from self._held
+            return
+        self._file.flush()
+        with self._path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                yield parse_key(line)
