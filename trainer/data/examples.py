@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.conversation import Conversation, parse_key
+from trainer.data.rows_folder import RowsFolder
 from trainer.labels import LabelledRow
 
 ROWS_A_BATCH = 512
@@ -60,16 +61,16 @@ class ListedExamples(Examples):
 class MappedExamples(Examples):
     """Examples in an Arrow file that the operating system maps: read when asked for, held never.
 
-    Owns the folder object it is given (a `TemporaryDirectory`), which removes the file with it.
+    Keeps `folder`, and with it the file, alive.
     """
 
-    def __init__(self, path: Path, lengths: Counts, loss_counts: Counts, owner: object) -> None:
+    def __init__(self, path: Path, lengths: Counts, loss_counts: Counts, folder: object) -> None:
         import pyarrow
 
         self.lengths = lengths
         self.loss_counts = loss_counts
         self.path = path
-        self._owner = owner
+        self._folder = folder
         self._file = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
 
     def __len__(self) -> int:
@@ -126,9 +127,9 @@ def row_lengths(rows: Sequence[LabelledRow]) -> list[int]:
 class ExampleWriter:
     """Collects examples: into memory, or with a folder into an Arrow file there."""
 
-    def __init__(self, name: str, folder: Path | None, owner: object = None) -> None:
-        self._path = None if folder is None else folder / f"{name}.arrow"
-        self._owner = owner
+    def __init__(self, name: str, folder: RowsFolder | None) -> None:
+        self._path = None if folder is None else folder.path / f"{name}.arrow"
+        self._folder = folder
         self._held: list[Example] = []
         self._lengths: list[int] = []
         self._loss_counts: list[int] = []
@@ -153,7 +154,7 @@ class ExampleWriter:
         lengths, loss_counts = (
             np.array(counts, dtype=np.int32) for counts in (self._lengths, self._loss_counts)
         )
-        return MappedExamples(self._path, lengths, loss_counts, self._owner)
+        return MappedExamples(self._path, lengths, loss_counts, self._folder)
 
     def _flush(self) -> None:
         import pyarrow

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from adapters.base.reference import default_cache_dir
 from trainer import defaults
 from trainer.config import DataSection
 from trainer.config_loading import LoadedConfig
@@ -19,6 +16,7 @@ from trainer.data.conversation import Conversation
 from trainer.data.examples import Example, Examples, ExampleWriter
 from trainer.data.formats import RowFormat, choose_format, rename_columns
 from trainer.data.reading import read_rows
+from trainer.data.rows_folder import RowsFolder
 from trainer.data.rules import CleaningLog, Rule
 from trainer.data.spool import ConversationSpool
 from trainer.errors import DataError
@@ -59,7 +57,7 @@ def prepare_data(loaded: LoadedConfig, labeller: ConversationLabeller) -> Prepar
     """
     section, seed = loaded.config.data, loaded.config.seed
     log = CleaningLog()
-    folder = _rows_folder() if section.streaming else None
+    folder = RowsFolder() if section.streaming else None
     train_file = _read(loaded, section.train, log, folder, "train")
     num_read = train_file.num_read
     total = len(train_file.conversations)
@@ -109,23 +107,16 @@ def prepare_data(loaded: LoadedConfig, labeller: ConversationLabeller) -> Prepar
     )
 
 
-def _rows_folder() -> "TemporaryDirectory[str]":
-    # The cache and not /tmp, which may itself be memory.
-    parent = default_cache_dir() / "rows"
-    parent.mkdir(parents=True, exist_ok=True)
-    return TemporaryDirectory(prefix="run-", dir=parent, ignore_cleanup_errors=True)
-
-
 def _read(
     loaded: LoadedConfig,
     reference: str,
     log: CleaningLog,
-    folder: "TemporaryDirectory[str] | None",
+    folder: RowsFolder | None,
     name: str,
 ) -> _File:
     """Read and clean one file."""
     section = loaded.config.data
-    spool = ConversationSpool(None if folder is None else Path(folder.name, f"{name}.jsonl"))
+    spool = ConversationSpool(None if folder is None else folder.path / f"{name}.jsonl")
     cleaner = RowCleaner(section.cleaning, section.system, log)
     with closing(_Rows(read_rows(loaded.data_path(reference), reference, section.split))) as rows:
         first = next(iter(rows), None)
@@ -138,6 +129,7 @@ def _read(
             conversation = cleaner.clean(row_format.convert(renamed))
             if conversation is not None:
                 spool.add(conversation)
+    spool.close()
     return _File(spool, row_format, rows.count)
 
 
@@ -185,11 +177,11 @@ class _Labelling:
         self,
         part: str,
         conversations: Iterable[Conversation],
-        folder: "TemporaryDirectory[str] | None",
+        folder: RowsFolder | None,
     ) -> Examples:
         """The examples of one split; rows that are too long are dealt with and counted."""
         self._sha.update(f"{part}\n".encode())
-        writer = ExampleWriter(part, None if folder is None else Path(folder.name), folder)
+        writer = ExampleWriter(part, folder)
         for conversation in conversations:
             labelled = self._labeller.label(conversation)
             self.num_split += len(labelled) > 1

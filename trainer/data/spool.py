@@ -26,11 +26,15 @@ class ConversationSpool:
             # JSON writes a line break inside of text as \n, so that a line is a row.
             self._file.write(conversation.key + "\n")
 
+    def close(self) -> None:
+        """Nothing more comes; from here on it can be iterated, any number of times."""
+        if self._file is not None:
+            self._file.close()
+
     def __iter__(self) -> Iterator[Conversation]:
-        if self._path is None or self._file is None:
+        if self._path is None:
             yield from self._held
             return
-        self._file.flush()
         with self._path.open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 yield parse_key(line)

@@ -23,6 +23,7 @@ from trainer.data.examples import (
 )
 from trainer.data.preparation import PreparedData, prepare_data
 from trainer.data.report import data_report, report_json, summarize_lengths
+from trainer.data.rows_folder import RowsFolder
 from trainer.data.rules import Rule
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
@@ -182,10 +183,13 @@ def test_streamed_rows_are_the_same_rows_and_lie_on_disk(
     assert not path.exists()
 
 
-def test_writer_holds_one_batch_at_a_time(tmp_path: Path, labeller: ConversationLabeller) -> None:
+def test_writer_holds_one_batch_at_a_time(
+    tmp_path: Path, labeller: ConversationLabeller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path / "cache"))
     conversation = Conversation((Turn("user", "q"), Turn("assistant", "a")))
     example = Example(conversation, labeller.label(conversation)[0].row)
-    writer = ExampleWriter("train", tmp_path)
+    writer = ExampleWriter("train", RowsFolder())
     most = 0
     for _ in range(3 * ROWS_A_BATCH + 5):
         writer.add(example)
