@@ -165,7 +165,7 @@ class RankMix:
         page = torch.randn(1, layout.page_elements, generator=generator) * 0.01
         scales = torch.ones(len(layout.places))
         for index in range(num_pages):
-            self._model.runner.place_adapter([index], PagedAdapter("random", page, scales))
+            self._model.runner.place_adapter([index], PagedAdapter("random", page, scales[None]))
 
     def _fill_cache(self, num_rows: int) -> None:
         """Write every row's context: pages that were never written are one page of zeros."""

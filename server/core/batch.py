@@ -19,10 +19,23 @@ class WorkItem:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixFill:
+    """Before the step, write positions `start .. end - 1` of an adapter's trained keys and values.
+
+    `page` is the first bank page of that adapter.
+    """
+
+    page: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledRow:
     """The part of one sequence that runs in this step.
 
-    `token_ids` are the tokens to compute, at positions `start .. start + len(token_ids) - 1`.
+    `token_ids` are the tokens to compute, at positions `start .. start + len(token_ids) - 1`;
+    -1 - i is virtual token i of the adapter in `work` that has some.
     `block_ids` is the sequence's whole block table (owned by the scheduler: read it, don't keep
     it). When `samples` is true the logits of the last token are sampled; `num_generated` is then
     the index of the drawn token in the answer, and `seed` the sequence's own seed.
@@ -37,6 +50,7 @@ class ScheduledRow:
     samples: bool
     seed: int
     num_generated: int
+    prefix_fill: PrefixFill | None = None
 
 
 @dataclass(frozen=True, slots=True)

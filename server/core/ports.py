@@ -6,6 +6,7 @@ from typing import Protocol
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.request import GenerationDelta, GenerationRequest
 from server.core.stack import AdapterStack, AdapterVersion
+from server.core.traits import AdapterTraits
 
 
 class HostAdapter(Protocol):
@@ -16,6 +17,9 @@ class HostAdapter(Protocol):
 
     @property
     def num_pages(self) -> int: ...
+
+    @property
+    def traits(self) -> AdapterTraits: ...
 
     @property
     def size_bytes(self) -> int: ...

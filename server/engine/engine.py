@@ -23,6 +23,7 @@ from server.core.settings import SchedulerSettings
 from server.engine.admission import Admission
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
+from server.engine.stack_check import check_stack
 from server.engine.step_loop import Finish, StepLoop, Stop, Submit
 from server.engine.stop import StopMatcher
 from server.scheduling.plan import SequenceUpdate
@@ -150,6 +151,7 @@ class Engine:
         timer = self._start_timer(request, in_flight)
         try:
             adapters = await self._load(request)
+            check_stack(request, [adapter.traits for adapter in adapters], self._settings)
             started = self._submit(request, adapters, in_flight)
             while in_flight.open_choices:
                 delta = await in_flight.deltas.get()
@@ -174,7 +176,6 @@ class Engine:
                 "prompt and answer together. Shorten the prompt",
                 "messages",
             )
-        needed = 0
         for member in request.stack.members:
             rank = member.adapter.rank
             if rank > self._settings.max_lora_rank:
@@ -183,13 +184,6 @@ class Engine:
                     f"{self._settings.max_lora_rank} (setting max_lora_rank)",
                     "model",
                 )
-            needed += member.adapter.num_pages
-        if needed > self._settings.num_adapter_pages:
-            raise AdapterTooLargeError(
-                f"this stack needs {needed} adapter pages; the bank has "
-                f"{self._settings.num_adapter_pages} (setting adapter_bank_pages)",
-                "model",
-            )
 
     async def _load(self, request: GenerationRequest) -> tuple[HostAdapter, ...]:
         if not request.stack.members:
@@ -246,6 +240,7 @@ class Engine:
                 max_len=self._settings.max_model_len,
                 tenant=request.tenant,
                 weight=request.weight,
+                traits={adapter.digest: adapter.traits for adapter in adapters},
             )
             self._choices[sequence_id] = _Choice(
                 index, self._tokenizer.stream(), StopMatcher(sampling.stop), in_flight

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from server.model.bank import AdapterBank
-from server.model.page_layout import ModulePlace
+from server.model.page_layout import ModulePlace, VectorPlace
 from server.model.step_context import StepContext
 
 
@@ -12,11 +12,17 @@ class AdapterLinear(nn.Module):
     """Wraps `base` (a linear of any kind) and adds each token's adapters, exactly summed."""
 
     def __init__(
-        self, base: nn.Module, place: ModulePlace, bank: AdapterBank, context: StepContext
+        self,
+        base: nn.Module,
+        place: ModulePlace,
+        vectors: VectorPlace,
+        bank: AdapterBank,
+        context: StepContext,
     ) -> None:
         super().__init__()
         self.base = base
         self._place = place
+        self._vectors = vectors
         self._bank = bank
         self._context = context
 
@@ -29,8 +35,15 @@ class AdapterLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N]."""
-        out: torch.Tensor = self.base(inputs)
-        work = self._context.work
+        work, extras = self._context.work, self._context.extras
+        vectors = None if extras is None else extras.vectors
+        if vectors is None:
+            out: torch.Tensor = self.base(inputs)
+        else:
+            flat = inputs.reshape(-1, inputs.shape[-1])
+            scaled = vectors.scale_inputs(flat, self._vectors)
+            out = self.base(inputs if scaled is flat else scaled.view(inputs.shape))
+            vectors.apply(out.view(-1, out.shape[-1]), self._vectors)
         if work is not None:
             work.add(
                 out.view(-1, out.shape[-1]),

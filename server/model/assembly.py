@@ -15,6 +15,7 @@ from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
 from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
 from server.model.bank import AdapterBank
+from server.model.base_facts import BaseFacts, BaseWeights
 from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
 from server.model.host_adapter import PagedAdapterLoader
@@ -84,11 +85,14 @@ class _Parts:
 
 @dataclass(frozen=True)
 class _Way:
-    """A way through the model, its name for the log and metrics, and the weights it keeps."""
+    """A way through the model, its name for the log and metrics, and the weights it keeps, also
+    as the loader of adapters reads them."""
 
     model: StepModel
     backend: str
     weight_bytes: int
+    facts: BaseFacts
+    weights: BaseWeights
 
 
 def assemble_model(settings: ModelSettings) -> AssembledModel:
@@ -116,7 +120,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         dtype=dtype,
         device=device,
     )
-    layout = PageLayout.for_modules(generic.module_shapes)
+    layout = PageLayout.for_modules(generic.module_shapes, generic.norm_sizes)
     bank = AdapterBank(layout, settings.num_adapter_pages, dtype=dtype, device=device)
     parts = _Parts(base, generic, cache, bank, max_model_len)
     if library is None:
@@ -132,7 +136,9 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     )  # fmt: skip
     return AssembledModel(
         runner=TorchRunner(way.model, cache, bank, weight_bytes=way.weight_bytes, device=device),
-        loader=PagedAdapterLoader(layout, dtype, pin_memory=device.startswith("cuda")),
+        loader=PagedAdapterLoader(
+            layout, dtype, way.facts, way.weights, pin_memory=device.startswith("cuda")
+        ),
         tokenizer=TransformersTokenizer(
             base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
         ),
@@ -168,7 +174,8 @@ def _generic_way(
         )
         graphs.capture()
         model = graphs
-    return _Way(model, backend.name, model_bytes(parts.base))
+    generic = parts.generic
+    return _Way(model, backend.name, model_bytes(parts.base), generic.facts, generic.weights)
 
 
 def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) -> _Way:
@@ -183,7 +190,7 @@ def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) 
         max_positions=parts.max_model_len,
         head_format=settings.head_format,
     )
-    return _Way(native, "native", native.weight_bytes)
+    return _Way(native, "native", native.weight_bytes, native.facts, native.weights)
 
 
 def _generic_way_on_native_kernels(parts: _Parts, library: NativeLibrary) -> _Way:
@@ -192,7 +199,8 @@ def _generic_way_on_native_kernels(parts: _Parts, library: NativeLibrary) -> _Wa
     backend = native_backend(NativeOps(library), native_bank(parts.bank), layout)
     parts.generic.install_adapters(parts.bank, backend)
     packed = sum(m.size_bytes for m in parts.base.model.modules() if isinstance(m, NativeLinear))
-    return _Way(parts.generic, backend.name, model_bytes(parts.base) + packed)
+    generic, num_bytes = parts.generic, model_bytes(parts.base) + packed
+    return _Way(generic, backend.name, num_bytes, generic.facts, generic.weights)
 
 
 def _native_library(settings: ModelSettings, device: str) -> NativeLibrary | None:

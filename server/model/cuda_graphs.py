@@ -234,6 +234,8 @@ class DecodeGraphs:
         size = choose_bucket(tuple(self._inputs), step.num_rows)
         if size is None or step.num_decode_rows < step.num_rows or not self._replays:
             return self._model.forward(step, cache)
+        if step.extras is not None:  # their rows choose what runs, which a graph can't
+            return self._model.forward(step, cache)
         has_work = len(step.work_pages) > 0
         plan = WorkPlan.for_step(step) if has_work else WorkPlan.empty()
         inputs = self._inputs[size]

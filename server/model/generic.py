@@ -13,8 +13,10 @@ from torch import nn
 from adapters.base.modules import adaptable_modules, linear_modules
 from server.core.errors import UnsupportedModelError
 from server.model.adapter_linear import AdapterLinear
+from server.model.adapter_modules import AdapterEmbedding, AdapterHead, AdapterNorm
 from server.model.attention_interface import ATTENTION_NAME, StepAttention, register_attention
 from server.model.bank import AdapterBank
+from server.model.base_facts import ModuleWeights, base_facts
 from server.model.bloom import adopt_bloom
 from server.model.geometry import AttentionGeometry, AttentionOptions, LayerAttention
 from server.model.kernels.backends import Attend, KernelBackend, StepWork, reference_backend
@@ -89,6 +91,11 @@ class GenericModel:
         )
         self.module_shapes = linear_modules(model)
         self.adaptable_shapes = adaptable_modules(model)
+        self.facts = base_facts(model, self.geometry)
+        modules = dict(model.named_modules())
+        norms = [n for n in self.adaptable_shapes if isinstance(modules[n], nn.LayerNorm)]
+        self.norm_sizes = {name: self.adaptable_shapes[name][0] for name in norms}
+        self.weights = ModuleWeights(model)
 
     def install_adapters(self, bank: AdapterBank, backend: KernelBackend | None = None) -> None:
         """Wrap every adaptable linear, so that the bank's pages can be added to it.
@@ -97,11 +104,19 @@ class GenericModel:
         """
         self._backend = backend or self._backend
         make_linear = self._backend.make_linear or (lambda module: module)
-        places = bank.layout.by_name
+        places, vectors = bank.layout.by_name, bank.layout.vectors_by_name
         for name, module in list(self._model.named_modules()):
+            wrapped: nn.Module | None = None
             if name in places:
                 base = make_linear(module)
-                wrapped = AdapterLinear(base, places[name], bank, self._context)
+                wrapped = AdapterLinear(base, places[name], vectors[name], bank, self._context)
+            elif name in vectors:
+                wrapped = AdapterNorm(module, vectors[name], self._context)
+            elif name == self.facts.embedding:
+                wrapped = AdapterEmbedding(module, self._context)
+            elif name == self.facts.head:
+                wrapped = AdapterHead(module, self._context)
+            if wrapped is not None:
                 self._model.set_submodule(name, wrapped)
 
     def forward(
@@ -114,6 +129,7 @@ class GenericModel:
         if work is None:
             work = self._backend.make_work(step)
         self._context.work = None if work.is_empty else work
+        self._context.extras = step.extras
         try:
             return self._run(
                 step.token_ids,
@@ -122,7 +138,7 @@ class GenericModel:
                 _PagedAttention(self._backend.attend, cache, step),
             )
         finally:
-            self._context.work = self._context.attention = None
+            self._context.work = self._context.attention = self._context.extras = None
 
     def _run(
         self,

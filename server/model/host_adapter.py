@@ -1,40 +1,54 @@
 """Adapters in host memory: read from safetensors, checked, laid out as bank pages."""
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+import dataclasses
+from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from adapters.adapter_config import parse_adapter_config, read_adapter_config
+from adapters.adapter_config import PromptConfig
 from adapters.errors import DocumentError
 from adapters.lora_config import LoraConfig
-from adapters.rank_pages import PAGE_RANK, pages_for_rank
+from adapters.tensor_roles import TensorRole
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterVersion
-from server.model.page_layout import ModulePlace, PageLayout
-
-_PREFIX = "base_model.model."
-_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+from server.core.traits import AdapterTraits
+from server.model.adapter_tensors import ModuleTensors, read_config, read_tensors
+from server.model.base_facts import BaseFacts, BaseWeights
+from server.model.linear_parts import add_bias, add_linear
+from server.model.page_builder import PageBuilder
+from server.model.page_layout import PageLayout
+from server.model.row_table import RowTable
+from server.model.special_parts import SpecialParts, TableChange
+from server.model.table_parts import prefix, soft_prompt, table_change
 
 
 @dataclass(frozen=True)
 class PagedAdapter:
     """An adapter as pages in host memory.
 
-    `pages` [num_pages, page_elements] holds exactly the trained values in the bank's dtype;
-    `module_scales` [num_modules] float32 is alpha/r (or alpha/sqrt(r)) per module, 0 where the
-    adapter doesn't touch the module.
+    `pages` [num_pages, page_elements] holds the trained values in the bank's dtype;
+    `module_scales` [num_pages, num_modules] float32 is alpha/r (or alpha/sqrt(r)) of each module
+    that a rank page touches, else 0. `vector_page` is the index of the page of vectors, and
+    `vector_flags` [num_vectors] uint8 says which there are. `parts` are tables in the last pages.
     """
 
     digest: str
     pages: torch.Tensor
     module_scales: torch.Tensor
+    vector_page: int | None = None
+    vector_flags: torch.Tensor | None = None
+    parts: SpecialParts = field(default_factory=SpecialParts)
+    kind: AdapterTraits = field(default_factory=lambda: AdapterTraits(0))
 
     @property
     def num_pages(self) -> int:
         return self.pages.shape[0]
+
+    @property
+    def traits(self) -> AdapterTraits:
+        """What scheduling must know of it."""
+        return dataclasses.replace(self.kind, num_pages=self.num_pages)
 
     @property
     def size_bytes(self) -> int:
@@ -44,100 +58,123 @@ class PagedAdapter:
 class PagedAdapterLoader:
     """Reads adapters into the page layout of one bank. Stateless, so threads may share it."""
 
-    def __init__(self, layout: PageLayout, dtype: torch.dtype, *, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        layout: PageLayout,
+        dtype: torch.dtype,
+        facts: BaseFacts,
+        weights: BaseWeights,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
         self._layout = layout
         self._places = layout.by_name
+        self._vectors = layout.vectors_by_name
         self._dtype = dtype
+        self._facts = facts
+        self._weights = weights
         self._pin_memory = pin_memory
 
     def load(self, adapter: AdapterVersion) -> PagedAdapter:
         """Read one adapter's folder into pages.
 
         Raises `AdapterUnreadableError` when a file can't be read, a value isn't finite, a shape
-        doesn't fit, nothing matches this base, or every B is zero (the adapter has no effect).
+        doesn't fit, nothing matches this base, or the adapter has no effect.
         """
         try:
-            return self._load(adapter)
+            with torch.inference_mode():
+                return self._load(adapter)
         except (OSError, SafetensorError, ValueError, DocumentError) as error:
             raise AdapterUnreadableError(
                 f"adapter {adapter.label} can't be served: {error}"
             ) from error
 
     def _load(self, adapter: AdapterVersion) -> PagedAdapter:
-        config = _read_config(adapter.path)
-        factors = _read_factors(adapter.path / "adapter_model.safetensors")
-        unmatched = sorted(set(factors) - set(self._places))
-        if unmatched:
+        config = read_config(adapter.path)
+        modules = read_tensors(adapter.path / "adapter_model.safetensors")
+        facts = self._facts
+        known = {"", facts.embedding, facts.head, *self._vectors}
+        if unmatched := sorted(set(modules) - known):
             raise ValueError(f"modules that this base doesn't have: {', '.join(unmatched[:5])}")
-        pages = torch.zeros(adapter.num_pages, self._layout.page_elements, dtype=self._dtype)
-        scales = torch.zeros(len(self._layout.places))
-        has_effect = False
-        for module, sides in factors.items():
-            a_RK, b_NR = _both_sides(module, sides)
-            place = self._places[module]
-            _check_shapes(place, a_RK, b_NR, adapter.rank)
-            has_effect = has_effect or bool((b_NR != 0).any() and (a_RK != 0).any())
-            scales[place.index] = config.scaling_of(module)
-            self._fill(pages, place, a_RK, b_NR)
-        if not has_effect:
+        builder = PageBuilder(self._layout, self._dtype)
+        changes: dict[str, TableChange] = {}
+        prompt: RowTable | None = None
+        for module, tensors in modules.items():
+            if not module:
+                assert isinstance(config, PromptConfig)
+                make = prefix if config.is_prefix else soft_prompt
+                prompt = make(builder, tensors[TensorRole.PROMPT], config, facts)
+            elif module in (facts.embedding, facts.head):
+                changes[module] = table_change(builder, module, tensors, config, facts)
+            elif module in self._places:
+                place, vectors = self._places[module], self._vectors[module]
+                _check_pairs(module, tensors)
+                add_linear(builder, place, vectors, tensors, config, self._weights, facts)
+            else:
+                add_bias(builder, self._vectors[module], tensors[TensorRole.BIAS], self._weights)
+        if builder.rank > adapter.rank:
+            raise ValueError(f"it has rank {builder.rank}; the store says {adapter.rank}")
+        if not builder.has_effect:
             raise ValueError("every delta is zero: the adapter has no effect (is it untrained?)")
-        if self._pin_memory:
-            pages = pages.pin_memory()
-        return PagedAdapter(adapter.digest, pages, scales)
-
-    def _fill(
-        self, pages: torch.Tensor, place: ModulePlace, a_RK: torch.Tensor, b_NR: torch.Tensor
-    ) -> None:
-        a = pages[:, place.a_offset : place.b_offset].view(-1, PAGE_RANK, place.in_features)
-        end = place.b_offset + PAGE_RANK * place.out_features
-        b = pages[:, place.b_offset : end].view(-1, PAGE_RANK, place.out_features)
-        rank = a_RK.shape[0]
-        for page in range(pages_for_rank(rank)):
-            rows = slice(page * PAGE_RANK, min(rank, (page + 1) * PAGE_RANK))
-            height = rows.stop - rows.start
-            a[page, :height] = a_RK[rows].to(self._dtype)
-            b[page, :height] = b_NR[:, rows].T.to(self._dtype)
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    problems: list[str] = []
-    config = parse_adapter_config(read_adapter_config(folder / "adapter_config.json"), problems)
-    if config is None or problems:
-        raise ValueError("; ".join(problems))
-    if not isinstance(config, LoraConfig) or config.is_adalora:
-        raise ValueError(f"the method {config.method} is known but isn't served yet")
-    if config.invocation_token_ids:
-        raise ValueError("activated LoRA is known but isn't served yet")
-    return config
-
-
-def _read_factors(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open isn't a mapping
-            match = _KEY.fullmatch(key.removeprefix(_PREFIX))
-            if match is None:
-                raise ValueError(f"tensor {key} isn't a LoRA factor; this method isn't served")
-            tensor = file.get_tensor(key)
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"tensor {key} holds NaN or infinite values")
-            factors.setdefault(match["module"], {})[match["side"]] = tensor
-    if not factors:
-        raise ValueError(f"{path.name} holds no LoRA factor")
-    return factors
-
-
-def _both_sides(module: str, sides: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    if set(sides) != {"A", "B"}:
-        raise ValueError(f"{module} has lora_{'/'.join(sorted(sides))} without its partner")
-    return sides["A"], sides["B"]
-
-
-def _check_shapes(place: ModulePlace, a_RK: torch.Tensor, b_NR: torch.Tensor, rank: int) -> None:
-    r = a_RK.shape[0]
-    wanted = ((r, place.in_features), (place.out_features, r))
-    if (tuple(a_RK.shape), tuple(b_NR.shape)) != wanted or r > rank:
-        raise ValueError(
-            f"{place.name}: A {tuple(a_RK.shape)} and B {tuple(b_NR.shape)} don't fit this base "
-            f"({place.in_features} inputs, {place.out_features} outputs) at rank {rank}"
+        is_prefix = isinstance(config, PromptConfig) and config.is_prefix
+        parts = SpecialParts(
+            soft_prompt=None if is_prefix else prompt,
+            prefix=prompt if is_prefix else None,
+            embedding=changes.get(facts.embedding),
+            head=changes.get(facts.head) or self._tied_head(changes),
         )
+        built = builder.build()
+        pages = built.pages.pin_memory() if self._pin_memory else built.pages
+        return PagedAdapter(
+            adapter.digest,
+            pages,
+            built.module_scales,
+            built.vector_page,
+            built.vector_flags,
+            _shifted(parts, builder.num_pages_before_tables()),
+            AdapterTraits(
+                num_pages=pages.shape[0],
+                num_virtual_tokens=(
+                    config.num_virtual_tokens if isinstance(config, PromptConfig) else 0
+                ),
+                is_prefix=is_prefix,
+                is_dora=isinstance(config, LoraConfig) and config.use_dora,
+                is_ia3=config.method == "ia3",
+                invocation_token_ids=(
+                    config.invocation_token_ids if isinstance(config, LoraConfig) else ()
+                ),
+            ),
+        )
+
+    def _tied_head(self, changes: dict[str, TableChange]) -> TableChange | None:
+        """Trained tokens of an embedding that is the output head as well change both (PEFT)."""
+        change = changes.get(self._facts.embedding)
+        if change is None or change.token_ids is None or not self._facts.is_tied:
+            return None
+        return TableChange(change.rows, change.token_ids)
+
+
+def _check_pairs(module: str, tensors: ModuleTensors) -> None:
+    sides = {TensorRole.LORA_A, TensorRole.LORA_B} & set(tensors)
+    if len(sides) == 1:
+        raise ValueError(f"{module} has one LoRA factor without its partner")
+
+
+def _shifted(parts: SpecialParts, num_pages: int) -> SpecialParts:
+    """The tables counted from the adapter's first page, not from its first row page."""
+
+    def table(before: RowTable | None) -> RowTable | None:
+        if before is None:
+            return None
+        return dataclasses.replace(before, first_page=before.first_page + num_pages)
+
+    def change(before: TableChange | None) -> TableChange | None:
+        if before is None:
+            return None
+        return dataclasses.replace(
+            before, rows=table(before.rows), a=table(before.a), b=table(before.b)
+        )
+
+    return SpecialParts(
+        table(parts.soft_prompt), table(parts.prefix), change(parts.embedding), change(parts.head)
+    )

@@ -1,14 +1,23 @@
 """The native way through a llama-family model: a whole step is one C++ call over packed weights."""
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from adapters.base.native.build import NativeLibrary
-from adapters.base.native.llama import NativeLlama
-from adapters.base.native.ops import NativeBank, NativeOps, PagedBatch, WorkList
-from adapters.base.native.weights import PackedWeight, row_major_bf16
+from adapters.base.native.llama import LlamaLayer, NativeLlama
+from adapters.base.native.ops import (
+    NativeBank,
+    NativeOps,
+    PagedBatch,
+    Projection,
+    Segment,
+    WorkList,
+)
+from adapters.base.native.weights import PackedWeight, embed, row_major_bf16
 from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.kv_cache import KVCache
@@ -56,6 +65,8 @@ class NativeModel:
             cache.values,
             max_tokens=max_batch_tokens,
         )
+        self.weights = PackedWeights(layers, bank.layout, library)
+        self.facts = dataclasses.replace(probed.facts, input_scaled=self.weights.alone)
         self._bank = native_bank(bank)
         packed: list[PackedWeight] = [head] if tied else [head, embedding]
         for layer in layers:
@@ -76,6 +87,40 @@ class NativeModel:
     def phase_seconds(self) -> dict[str, float]:
         """Seconds in each phase of the step, since the start."""
         return self._llama.phase_seconds()
+
+
+class PackedWeights:
+    """`base_facts.BaseWeights` of packed projections. `alone` are the linears that are not packed
+    together with others over the same inputs."""
+
+    def __init__(
+        self, layers: Sequence[LlamaLayer], layout: PageLayout, library: NativeLibrary
+    ) -> None:
+        self._library = library
+        self._places: dict[str, tuple[Projection, Segment]] = {}
+        names = [place.name for place in layout.places]
+        alone = set()
+        for layer in layers:
+            for projection in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                for segment in projection.segments:
+                    if segment.module >= 0:
+                        self._places[names[segment.module]] = projection, segment
+                        if len(projection.segments) == 1:
+                            alone.add(names[segment.module])
+        self.alone = frozenset(alone)
+
+    def weight(self, module: str) -> torch.Tensor:
+        """float32 [N, K], as the kernels use it."""
+        projection, segment = self._places[module]
+        rows = torch.arange(segment.column, segment.column + segment.num_columns, dtype=torch.int32)
+        return embed(self._library, projection.weight, rows)
+
+    def bias(self, module: str) -> torch.Tensor | None:
+        """float32 [N], or None."""
+        projection, segment = self._places[module]
+        if projection.bias is None:
+            return None
+        return projection.bias[segment.column : segment.column + segment.num_columns]
 
 
 def leave_cores_to_kernels() -> None:

@@ -12,7 +12,9 @@ from server.model.bank import AdapterBank
 from server.model.device_memory import device_memory_bytes
 from server.model.host_adapter import PagedAdapter
 from server.model.kv_cache import KVCache
+from server.model.prefix_writer import write_prefixes
 from server.model.sampler import sample
+from server.model.step_extras import StepExtras
 from server.model.step_inputs import StepInputs
 
 
@@ -54,7 +56,13 @@ class TorchRunner:
         return StepOutput(tokens, failed, seconds)
 
     def _inputs(self, batch: ScheduledBatch) -> StepInputs:
-        return StepInputs.from_batch(batch, block_size=self._cache.block_size, device=self._device)
+        write_prefixes(batch, self._bank, self._cache)
+        return StepInputs.from_batch(
+            batch,
+            block_size=self._cache.block_size,
+            device=self._device,
+            extras=StepExtras.from_batch(batch, self._bank),
+        )
 
     def place_adapter(self, pages: Sequence[int], adapter: HostAdapter) -> None:
         """Copy an adapter that this runner's own loader read into bank pages."""

@@ -2,6 +2,7 @@
 
 from server.model.attention_interface import StepAttention
 from server.model.kernels.backends import StepWork
+from server.model.step_extras import StepExtras
 
 
 class StepContext:
@@ -10,3 +11,4 @@ class StepContext:
     def __init__(self) -> None:
         self.work: StepWork | None = None
         self.attention: StepAttention | None = None
+        self.extras: StepExtras | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from server.core.batch import ScheduledBatch, ScheduledRow
+from server.model.step_extras import StepExtras
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class StepInputs:
     work_scales            float32 [W]
     num_decode_rows        leading rows of one token
     row_lengths            tokens of each row, on the host
+    extras                 what rows need beside rank pages; None where none does
+
+    A virtual token is token 0 here; `extras` knows better.
     """
 
     token_ids: torch.Tensor
@@ -41,13 +45,20 @@ class StepInputs:
     num_decode_rows: int
     row_lengths: tuple[int, ...]
     starts: tuple[int, ...]
+    extras: StepExtras | None = None
 
     @property
     def num_rows(self) -> int:
         return len(self.row_lengths)
 
     @staticmethod
-    def from_batch(batch: ScheduledBatch, *, block_size: int, device: str) -> "StepInputs":
+    def from_batch(
+        batch: ScheduledBatch,
+        *,
+        block_size: int,
+        device: str,
+        extras: StepExtras | None = None,
+    ) -> "StepInputs":
         """Lay out `batch`; rows keep their order."""
         rows = batch.rows
         lengths = [len(row.token_ids) for row in rows]
@@ -70,7 +81,7 @@ class StepInputs:
             (token for row in rows for token in row.token_ids), np.int64, int(query_starts[-1])
         )
         return StepInputs(
-            token_ids=tensor(tokens),
+            token_ids=tensor(tokens if extras is None else tokens.clip(min=0)),
             positions=tensor(positions),
             slot_mapping=tensor(blocks.astype(np.int64) * block_size + positions % block_size),
             query_starts=tensor(query_starts),
@@ -83,6 +94,7 @@ class StepInputs:
             num_decode_rows=num_decode,
             row_lengths=tuple(lengths),
             starts=tuple(int(s) for s in starts),
+            extras=extras,
         )
 
 

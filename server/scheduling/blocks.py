@@ -8,7 +8,7 @@ it, so that two adapters (or two versions of one) never share a block.
 import hashlib
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class BlockPool:
@@ -74,11 +74,17 @@ class BlockPool:
         """Start of the hash chain for everything computed under `namespace`."""
         return hashlib.blake2b(namespace.encode(), digest_size=16).digest()
 
-    def match(self, root: bytes, token_ids: Sequence[int]) -> tuple[list[int], bytes]:
+    def mix(self, parent: bytes, key: str) -> bytes:
+        """The chain from a block on that something named `key` begins to compute."""
+        return hashlib.blake2b(key.encode(), key=parent, digest_size=16).digest()
+
+    def match(
+        self, root: bytes, token_ids: Sequence[int], keys: Mapping[int, str]
+    ) -> tuple[list[int], bytes]:
         """Hold the blocks of the longest cached prefix of `token_ids`.
 
-        At least the last token is left out, since its logits are wanted. Returns the blocks and
-        the chain hash up to there.
+        `keys` are mixed into the chain before the blocks of those indices. At least the last token
+        is left out, since its logits are wanted. Returns the blocks and the chain hash up to there.
         """
         parent = root
         blocks: list[int] = []
@@ -87,7 +93,8 @@ class BlockPool:
         size = self.block_size
         num_full = (len(token_ids) - 1) // size
         for index in range(num_full):
-            digest = self.chain_hash(parent, token_ids[index * size : (index + 1) * size])
+            before = self.mix(parent, keys[index]) if index in keys else parent
+            digest = self.chain_hash(before, token_ids[index * size : (index + 1) * size])
             block = self._block_of.get(digest)
             if block is None:
                 break

@@ -137,7 +137,7 @@ class Scheduler:
                 self.finish(row.sequence_id, FinishReason.ERROR)
                 updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.ERROR, error))
                 continue
-            sequence.num_computed += len(row.token_ids)
+            sequence.advance(len(row.token_ids))
             self._register_full_blocks(sequence)
             if row.samples:
                 updates.append(self._append(sequence, output.token_ids[row.sequence_id]))
@@ -266,6 +266,7 @@ class Scheduler:
         return self._schedule_chunk(head, min(head.num_remaining, room), rows)
 
     def _schedule_chunk(self, sequence: Sequence, num_tokens: int, rows: list[ScheduledRow]) -> int:
+        num_tokens = sequence.same_work(num_tokens)
         if not self._grow(sequence, num_tokens):
             return 0
         rows.append(sequence.row(num_tokens))
@@ -316,7 +317,7 @@ class Scheduler:
         sequence.block_ids = []
         sequence.num_computed = 0
         sequence.num_registered = 0
-        sequence.work = ()
+        sequence.hold_pages({})
         self.slots.unpin(sequence.adapter_pages)
 
     def _may_admit_any(self) -> bool:
@@ -360,11 +361,14 @@ class Scheduler:
         self._forget_waiting(sequence)
         placed = self.slots.pin(sequence.adapter_pages)
         self._placements.update(placed)
-        sequence.resolve_work(self._pages(sequence.adapter_pages))
-        root = self.blocks.root(f"{self._base_digest}|{sequence.stack.digest}")
-        sequence.block_ids, sequence.chain = self.blocks.match(root, sequence.token_ids)
+        sequence.hold_pages(self._pages(sequence.adapter_pages))
+        root = self.blocks.root(f"{self._base_digest}|{sequence.root_namespace}")
+        sequence.chain_keys = sequence.find_chain_keys(self._settings.block_size)
+        sequence.block_ids, sequence.chain = self.blocks.match(
+            root, sequence.token_ids, sequence.chain_keys
+        )
         sequence.num_registered = len(sequence.block_ids)
-        sequence.num_computed = len(sequence.block_ids) * self._settings.block_size
+        sequence.begin(len(sequence.block_ids) * self._settings.block_size)
         sequence.phase = SequencePhase.RUNNING
         self._running.append(sequence)
         self._held[sequence.flow] += 1
@@ -387,5 +391,7 @@ class Scheduler:
         while (sequence.num_registered + 1) * size <= sequence.num_computed:
             index = sequence.num_registered
             tokens = sequence.token_ids[index * size : (index + 1) * size]
+            if index in sequence.chain_keys:
+                sequence.chain = self.blocks.mix(sequence.chain, sequence.chain_keys[index])
             sequence.chain = self.blocks.register(sequence.block_ids[index], sequence.chain, tokens)
             sequence.num_registered += 1

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from server.core.batch import ScheduledRow, WorkItem
+from server.core.batch import PrefixFill, ScheduledRow, WorkItem
 from server.core.request import FinishReason, SamplingParams
 from server.core.stack import AdapterStack
+from server.core.traits import AdapterTraits
 from server.scheduling.flow import Flow
+from server.scheduling.member import Member
 
 
 class SequencePhase(Enum):
@@ -32,15 +34,28 @@ class Sequence:
         max_len: int,
         tenant: str = "",
         weight: float = 1.0,
+        traits: Mapping[str, AdapterTraits] | None = None,
     ) -> None:
-        """`max_len` bounds prompt and answer together, in tokens.
+        """`max_len` bounds virtual tokens, prompt and answer together, in tokens.
 
-        `weight` is the tenant's share relative to other tenants.
+        `weight` is the tenant's share relative to other tenants. `traits` are those of the loaded
+        adapters, by digest; without them, plain LoRA is assumed.
         """
-        assert 0 < len(prompt_token_ids) < max_len
+        self._members = [Member.of(m, traits, prompt_token_ids) for m in stack.members]
+        virtual = [m for m in self._members if m.traits.num_virtual_tokens]
+        self.num_virtual = sum(m.traits.num_virtual_tokens for m in virtual)
+        assert 0 < len(prompt_token_ids) < max_len - self.num_virtual
         self.sequence_id = sequence_id
-        self.token_ids = list(prompt_token_ids)
-        self.num_prompt = len(prompt_token_ids)
+        self.token_ids = [*(-1 - i for i in range(self.num_virtual)), *prompt_token_ids]
+        self.num_prompt = len(self.token_ids)
+        self._prefix = next((m for m in virtual if m.traits.is_prefix), None)
+        self._unwritten_prefix: PrefixFill | None = None
+        self._activations = [
+            self.num_virtual + m.activation for m in self._members if m.activation is not None
+        ]
+        self._pages: Mapping[str, tuple[int, ...]] = {}
+        self._work: tuple[WorkItem, ...] = ()
+        self.chain_keys: Mapping[int, str] = {}
         self.sampling = sampling
         self.stack = stack
         self.flow = Flow(tenant, stack.label)
@@ -54,10 +69,9 @@ class Sequence:
         self.block_ids: list[int] = []
         self.chain: bytes = b""
         self.num_registered = 0
-        self.work: tuple[WorkItem, ...] = ()
         self.finish_reason: FinishReason | None = None
         # The same bytes under two names are one adapter to the bank.
-        self.adapter_pages = {m.adapter.digest: m.adapter.num_pages for m in stack.members}
+        self.adapter_pages = {m.digest: m.traits.num_pages for m in self._members}
 
     @property
     def num_generated(self) -> int:
@@ -76,19 +90,70 @@ class Sequence:
             token_ids=self.token_ids[start : start + num_tokens],
             start=start,
             block_ids=self.block_ids,
-            work=self.work,
+            work=self._work_at(start),
             sampling=self.sampling,
             samples=start + num_tokens == len(self.token_ids),
             seed=self.seed,
             num_generated=self.num_generated,
+            prefix_fill=self._unwritten_prefix,
         )
 
-    def resolve_work(self, pages: Mapping[str, tuple[int, ...]]) -> None:
-        """Fix the work items, given the bank pages of each adapter digest."""
-        self.work = tuple(
-            WorkItem(page, member.scale)
-            for member in self.stack.members
-            for page in pages[member.adapter.digest]
+    @property
+    def root_namespace(self) -> str:
+        """What computes the first tokens: the members of the stack that act from the start."""
+        return AdapterStack(tuple(m.member for m in self._members if m.activation is None)).digest
+
+    def find_chain_keys(self, block_size: int) -> dict[int, str]:
+        """Names of what joins in later, by the index of the first block that it computes."""
+        keys: dict[int, str] = {}
+        for member in self._members:
+            if member.activation is not None:
+                position = self.num_virtual + member.activation
+                index = position // block_size
+                name = f"{member.digest}*{member.member.scale!r}@{position}"
+                keys[index] = f"{keys[index]}|{name}" if index in keys else name
+        return keys
+
+    def hold_pages(self, pages: Mapping[str, tuple[int, ...]]) -> None:
+        """Keep the bank pages of each adapter digest; an empty mapping lets go of them."""
+        self._pages = pages
+        self._work = self._items(self._members) if pages else ()
+
+    def begin(self, num_matched: int) -> None:
+        """Start behind `num_matched` tokens that the cache has.
+
+        A prefix has no tokens to compute: what isn't there is written before the first step.
+        """
+        self.num_computed = num_matched
+        self._unwritten_prefix = None
+        if self._prefix is not None and num_matched < self.num_virtual:
+            first_page = self._pages[self._prefix.digest][0]
+            self._unwritten_prefix = PrefixFill(first_page, num_matched, self.num_virtual)
+            self.num_computed = self.num_virtual
+
+    def advance(self, num_tokens: int) -> None:
+        """`num_tokens` more were computed."""
+        self.num_computed += num_tokens
+        self._unwritten_prefix = None
+
+    def same_work(self, num_tokens: int) -> int:
+        """How many of the next `num_tokens` have the same work as the first of them."""
+        start = self.num_computed
+        ends = [end - start for end in self._activations if end > start]
+        return min(num_tokens, *ends) if ends else num_tokens
+
+    def _work_at(self, position: int) -> tuple[WorkItem, ...]:
+        if all(position >= start for start in self._activations):
+            return self._work
+        return self._items(
+            m
+            for m in self._members
+            if m.activation is None or position >= self.num_virtual + m.activation
+        )
+
+    def _items(self, members: Iterable[Member]) -> tuple[WorkItem, ...]:
+        return tuple(
+            WorkItem(page, m.member.scale) for m in members for page in self._pages[m.digest]
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterStack, AdapterVersion
+from server.core.traits import AdapterTraits
 
 VOCABULARY = 97
 
@@ -22,6 +23,10 @@ class FakeHostAdapter:
     digest: str
     num_pages: int
     size_bytes: int = 100
+
+    @property
+    def traits(self) -> AdapterTraits:
+        return AdapterTraits(self.num_pages)
 
 
 class FakeLoader:

@@ -18,7 +18,7 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes
+from adapters.base.native.weights import PackedWeight, embed, pack_bf16, pack_bitsandbytes
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kernels.backends import KernelBackend
@@ -36,7 +36,7 @@ class NativeLinear(nn.Module):
         super().__init__()
         self._ops = ops
         self._packed = packed
-        self._bias = None if bias is None else bias.detach().float().contiguous()
+        self.bias = None if bias is None else bias.detach().float().contiguous()
         # Modelling code asks a linear for its dtype; the values are in the packed form only.
         self.weight = torch.empty(0, dtype=torch.bfloat16)
 
@@ -44,10 +44,15 @@ class NativeLinear(nn.Module):
     def size_bytes(self) -> int:
         return self._packed.size_bytes
 
+    def float_weight(self) -> torch.Tensor:
+        """float32 [N, K], as the kernels use it."""
+        rows = torch.arange(self._packed.num_outputs, dtype=torch.int32)
+        return embed(self._ops.library, self._packed, rows)
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N]."""
         flat = inputs.reshape(-1, inputs.shape[-1]).contiguous()
-        out = self._ops.linear(flat, self._packed, self._bias)
+        out = self._ops.linear(flat, self._packed, self.bias)
         return out.view(*inputs.shape[:-1], -1)
 
 

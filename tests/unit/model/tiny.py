@@ -114,7 +114,7 @@ class TinyEngine:
         """
         dtype = torch.float32 if library is None else torch.bfloat16
         generic = GenericModel(model, max_model_len=WINDOW)
-        layout = PageLayout.for_modules(generic.module_shapes)
+        layout = PageLayout.for_modules(generic.module_shapes, generic.norm_sizes)
         bank = AdapterBank(layout, num_pages, dtype=dtype, device="cpu")
         cache = KVCache(
             generic.geometry, num_blocks=256, block_size=BLOCK_SIZE, dtype=dtype, device="cpu"
@@ -137,7 +137,8 @@ class TinyEngine:
                 max_positions=WINDOW,
             )
         self.runner = TorchRunner(step_model, cache, bank, weight_bytes=0, device="cpu")
-        self.loader = PagedAdapterLoader(layout, dtype)
+        source = step_model if isinstance(step_model, NativeModel) else generic
+        self.loader = PagedAdapterLoader(layout, dtype, source.facts, source.weights)
         self._next_page = 0
 
     def load(self, folder: Path, rank: int) -> tuple[int, ...]:
