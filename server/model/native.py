@@ -22,6 +22,7 @@ from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.kv_cache import KVCache
 from server.model.native_description import FAMILIES, HeadFormat, NativeDescription
+from server.model.native_extras import NativeExtras
 from server.model.page_layout import PageLayout
 from server.model.step_inputs import StepInputs
 
@@ -54,9 +55,17 @@ class NativeModel:
             model.get_input_embeddings().weight is model.get_output_embeddings().weight
         )
         embedding = head if tied else row_major_bf16(model.get_input_embeddings().weight.clone())
+        shape = description.shape()
+        self._extras = NativeExtras(
+            self._ops,
+            shape,
+            embedding,
+            head,
+            is_scaled_inside=hasattr(model.get_input_embeddings(), "embed_scale"),
+        )
         self._llama = NativeLlama(
             self._ops,
-            description.shape(),
+            shape,
             layers,
             embedding,
             head,
@@ -76,13 +85,18 @@ class NativeModel:
 
     def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
         """Logits [S, vocabulary] in float32; writes the KV of all tokens."""
-        return self._llama.step(
+        rows = None if step.extras is None else self._extras.rows_for(step, step.extras)
+        logits_SV = self._llama.step(
             step.token_ids.int(),
             PagedBatch(step.query_starts, step.seq_lens, step.block_tables),
             step.sample_tokens.int(),
             self._bank,
             WorkList(step.work_offsets, step.work_pages, step.work_scales),
+            rows,
         )
+        if step.extras is not None and rows is not None and rows.sample_hidden is not None:
+            self._extras.change_logits(logits_SV, rows.sample_hidden, step.extras)
+        return logits_SV
 
     def phase_seconds(self) -> dict[str, float]:
         """Seconds in each phase of the step, since the start."""
@@ -150,4 +164,5 @@ def native_bank(bank: AdapterBank) -> NativeBank:
         in_features_M=torch.tensor([p.in_features for p in layout.places], dtype=torch.int32),
         out_features_M=torch.tensor([p.out_features for p in layout.places], dtype=torch.int32),
         module_scales_PM=bank.module_scales,
+        vector_flags_PV=bank.vector_flags,
     )

@@ -80,6 +80,7 @@ class Bank(ctypes.Structure):
         ("pages", c_void_p), ("page_elements", c_int64), ("num_pages", c_int32),
         ("num_modules", c_int32), ("a_offsets", c_void_p), ("b_offsets", c_void_p),
         ("in_features", c_void_p), ("out_features", c_void_p), ("module_scales", c_void_p),
+        ("vector_flags", c_void_p), ("num_vectors", c_int64),
     ]  # fmt: skip
 
 
@@ -99,6 +100,8 @@ class Batch(ctypes.Structure):
         ("max_blocks", c_int32), ("token_ids", c_void_p), ("query_starts", c_void_p),
         ("seq_lens", c_void_p), ("block_tables", c_void_p), ("sample_tokens", c_void_p),
         ("logits", c_void_p), ("logits_stride", c_int64), ("work", Work),
+        ("embedding_rows", c_void_p), ("embeddings", c_void_p), ("sample_hidden", c_void_p),
+        ("has_vectors", c_int32), ("reserved", c_int32),
     ]  # fmt: skip
 
 

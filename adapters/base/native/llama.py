@@ -65,6 +65,21 @@ class LlamaShape:
 
 
 @dataclass(frozen=True)
+class RowExtras:
+    """What single rows need of a step beside rank pages.
+
+    `has_vectors`: some page of the work list is a vector page. `embedding_rows` int32 [T] says
+    which row of `embeddings` (fp32 [n, hidden], every scale applied) a token gets instead of its
+    own, or -1. `sample_hidden` bf16 [S, hidden] is filled with what the head gets of each sample.
+    """
+
+    has_vectors: bool = False
+    embedding_rows: Tensor | None = None
+    embeddings: Tensor | None = None
+    sample_hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LlamaLayer:
     """One layer. Packed order of outputs: q, k, v in `qkv`; gate, up in `gate_up`.
 
@@ -173,6 +188,7 @@ class NativeLlama:
     def step(
         self, token_ids: Tensor, batch: PagedBatch, sample_tokens: Tensor,
         bank: NativeBank | None = None, work: WorkList | None = None,
+        extras: RowExtras | None = None,
     ) -> Tensor:  # fmt: skip
         """One forward over ragged rows; writes KV of all tokens.
 
@@ -190,17 +206,37 @@ class NativeLlama:
         work_structure = (
             work.checked_structure(num_rows) if has_work and work is not None else abi.Work()
         )
+        extras = extras or RowExtras()
+        pointers = self._extra_pointers(extras, token_ids.shape[0], num_samples)
         arguments = abi.Batch(
             num_rows, token_ids.shape[0], num_samples, batch.block_tables.shape[1],
             token_ids.data_ptr(), batch.query_starts.data_ptr(), batch.seq_lens.data_ptr(),
             batch.block_tables.data_ptr(), sample_tokens.data_ptr(), logits.data_ptr(),
-            self._logits_width, work_structure,
+            self._logits_width, work_structure, *pointers,
+            int(extras.has_vectors), 0,
         )  # fmt: skip
         bank_structure = bank.structure if has_work and bank is not None else None
         status = self._functions.sy_llama_step(self._handle, arguments, bank_structure)
         if status:
             raise NativeStepError(abi.STATUS_MESSAGES.get(status, f"status {status}"))
         return logits[:, : self.shape.vocab]
+
+    def _extra_pointers(
+        self, extras: RowExtras, num_tokens: int, num_samples: int
+    ) -> tuple[int | None, int | None, int | None]:
+        rows, values, hidden = extras.embedding_rows, extras.embeddings, extras.sample_hidden
+        size = self.shape.hidden
+        if hidden is not None:
+            require_tensor("sample_hidden", hidden, torch.bfloat16, (num_samples, size))
+        if rows is None or values is None:
+            return None, None, None if hidden is None else hidden.data_ptr()
+        require_tensor("embedding_rows", rows, torch.int32, (num_tokens,))
+        require_tensor("embeddings", values, torch.float32, (None, size))
+        if num_tokens and int(rows.max()) >= values.shape[0]:
+            raise ValueError(f"an embedding row is {int(rows.max())}; there are {values.shape[0]}")
+        return (
+            rows.data_ptr(), values.data_ptr(), None if hidden is None else hidden.data_ptr()
+        )  # fmt: skip
 
     @property
     def workspace_bytes(self) -> int:

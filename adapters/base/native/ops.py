@@ -63,7 +63,8 @@ class NativeBank:
     `pages_PE` bf16 [pages, elements]; module m has A [8, in] at `a_offsets_M[m]` and B [8, out] at
     `b_offsets_M[m]` (int64, in elements); `in_features_M`, `out_features_M` int32;
     `module_scales_PM` fp32: alpha/r of the page's adapter for the module, 0 where it has none.
-    The tensors are read at every step: fill pages and scales in place.
+    `vector_flags_PV` uint8 says which vectors a page holds instead (csrc/vectors.h), the modules'
+    first; None: there are none. The tensors are read at every step: fill them in place.
     """
 
     pages_PE: Tensor
@@ -72,6 +73,7 @@ class NativeBank:
     in_features_M: Tensor
     out_features_M: Tensor
     module_scales_PM: Tensor
+    vector_flags_PV: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_modules = self.a_offsets_M.shape[0]
@@ -84,6 +86,8 @@ class NativeBank:
         require_tensor(
             "module_scales", self.module_scales_PM, torch.float32, (num_pages, num_modules)
         )
+        if self.vector_flags_PV is not None:
+            require_tensor("vector_flags", self.vector_flags_PV, torch.uint8, (num_pages, None))
         ends = torch.maximum(
             self.a_offsets_M + PAGE_RANK * self.in_features_M,
             self.b_offsets_M + PAGE_RANK * self.out_features_M,
@@ -96,11 +100,14 @@ class NativeBank:
     @cached_property
     def structure(self) -> abi.Bank:
         """The C view; borrows this object's tensors."""
+        flags = self.vector_flags_PV
         return abi.Bank(
             self.pages_PE.data_ptr(), self.pages_PE.shape[1], self.pages_PE.shape[0],
             self.a_offsets_M.shape[0], self.a_offsets_M.data_ptr(), self.b_offsets_M.data_ptr(),
             self.in_features_M.data_ptr(), self.out_features_M.data_ptr(),
             self.module_scales_PM.data_ptr(),
+            None if flags is None else flags.data_ptr(),
+            0 if flags is None else flags.shape[1],
         )  # fmt: skip
 
 

@@ -57,6 +57,8 @@ struct SyBank {
     const int64_t *a_offsets, *b_offsets;  // [num_modules], in elements
     const int32_t *in_features, *out_features;
     const float* module_scales;  // [num_pages, num_modules]; 0 = module absent
+    const uint8_t* vector_flags;  // [num_pages, num_vectors], SyVectorBits; linears come first
+    int64_t num_vectors;
 };
 
 // Work triples in compressed rows: row r applies pages[offsets[r] .. offsets[r + 1]).
@@ -75,6 +77,10 @@ struct SyBatch {
     float* logits;                 // [num_samples, logits_stride]
     int64_t logits_stride;
     SyWork work;
+    const int32_t* embedding_rows;  // [num_tokens] row of `embeddings` instead of the token's, or -1; or null
+    const float* embeddings;        // [rows, hidden], with every scale applied
+    uint16_t* sample_hidden;        // [num_samples, hidden], what the head gets; or null
+    int32_t has_vectors, reserved;  // whether any page of `work` is a vector page
 };
 
 struct SyAttention {

@@ -56,6 +56,7 @@ Llama::Llama(const SyLlama& model, Pool& pool)
         queries_ = take<uint16_t>(tokens * heads_stride_);
         attended_ = take<uint16_t>(tokens * heads_stride_);
         activated_ = take<uint16_t>(tokens * inter_stride_);
+        scaled_ = take<uint16_t>(tokens * (heads_stride_ > inter_stride_ ? heads_stride_ : inter_stride_));
         positions_ = take<int32_t>(tokens);
         slots_ = take<int32_t>(tokens);
         if (pass == 0) arena_.resize(static_cast<size_t>(arena_used_ + kArenaAlignment));
@@ -91,7 +92,7 @@ int Llama::check(const SyBatch& b, const SyBank* bank) const {
 int Llama::step(const SyBatch& batch, const SyBank* bank) {
     if (const int problem = check(batch, bank); problem != SY_OK) return problem;
     place_tokens(batch);
-    lora_.prepare(bank, batch.work, batch.query_starts, batch.num_rows);
+    lora_.prepare(bank, batch.work, batch.query_starts, batch.num_rows, batch.has_vectors != 0);
     attention_.prepare(attention_of(batch, layers_[0], 0), pool_.num_threads());
     phase_start_ = now_nanoseconds();
     pool_.run([&](Worker& worker) { run(worker, batch); });
@@ -125,8 +126,14 @@ void Llama::run(Worker& worker, const SyBatch& batch) {
 void Llama::embed(Worker& worker, const SyBatch& batch) {
     worker.for_each(batch.num_tokens, [&](int t) {
         float* to = residual_ + t * residual_stride_;
-        weight_row(m_.embedding, batch.token_ids[t], to);
-        for (int i = 0; i < m_.hidden; ++i) to[i] *= m_.embedding_scale;
+        const int own = batch.embedding_rows == nullptr ? -1 : batch.embedding_rows[t];
+        if (own >= 0) {
+            memcpy(to, batch.embeddings + static_cast<int64_t>(own) * m_.hidden,
+                   static_cast<size_t>(m_.hidden) * sizeof(float));
+        } else {
+            weight_row(m_.embedding, batch.token_ids[t], to);
+            for (int i = 0; i < m_.hidden; ++i) to[i] *= m_.embedding_scale;
+        }
         rms_norm_to_bf16(to, layers_[0].attn_norm, m_.hidden, m_.norm_eps, normed_ + t * hidden_stride_);
     });
     finish_phase(worker, kPhaseEmbed);
@@ -175,7 +182,7 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     attention_.run(worker, attention_of(batch, layer, index));
     finish_phase(worker, kPhaseAttention);
 
-    const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up};
+    const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up, scaled_};
     run_shrinks(worker, o);
     finish_phase(worker, kPhaseOShrink);
     run_sublayer(worker, o, layer.post_attn_norm, kPhaseO);
@@ -194,7 +201,7 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     finish_phase(worker, kPhaseGateUp);
 
     const ProjectionCall down = {layer.down, activated_, inter_stride_, tokens, lora,
-                                 is_last ? nullptr : &after->qkv};
+                                 is_last ? nullptr : &after->qkv, scaled_};
     run_shrinks(worker, down);
     finish_phase(worker, kPhaseDownShrink);
     run_sublayer(worker, down, layer.post_mlp_norm, kPhaseDown);
@@ -261,6 +268,10 @@ void Llama::head(Worker& worker, const SyBatch& batch) {
     worker.for_each(batch.num_samples, [&](int i) {
         const float* x = residual_ + batch.sample_tokens[i] * residual_stride_;
         rms_norm_to_bf16(x, m_.final_norm, m_.hidden, m_.norm_eps, normed_ + i * hidden_stride_);
+        if (batch.sample_hidden != nullptr) {
+            memcpy(batch.sample_hidden + static_cast<int64_t>(i) * m_.hidden, normed_ + i * hidden_stride_,
+                   static_cast<size_t>(m_.hidden) * sizeof(uint16_t));
+        }
     });
     SyProjection p = {};
     p.weight = m_.head;

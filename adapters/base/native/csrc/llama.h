@@ -61,6 +61,7 @@ class Llama {
     ColumnUnit qkv_unit_, gate_up_unit_;
     float *residual_, *sublayer_;
     uint16_t *normed_, *queries_, *attended_, *activated_;
+    uint16_t* scaled_;  // inputs of o or down as the base gets them, where an adapter scales them
     int32_t *positions_, *slots_;  // of each token: in its sequence, in a layer's cache
     AttentionPlan attention_;
     LoraPlan lora_;

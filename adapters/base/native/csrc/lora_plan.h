@@ -7,6 +7,7 @@
 #include "lora.h"
 #include "pool.h"
 #include "tile.h"
+#include "vectors.h"
 
 // Up to kBlockTokens neighbouring tokens of one row; the unit in which rows are post-processed.
 struct TokenBlock {
@@ -17,8 +18,10 @@ constexpr int kMaxSegments = 3;
 
 class LoraPlan {
    public:
-    void prepare(const SyBank* bank, const SyWork& work, const int32_t* query_starts, int num_rows) {
+    void prepare(const SyBank* bank, const SyWork& work, const int32_t* query_starts, int num_rows,
+                 bool has_vectors = false) {
         bank_ = bank;
+        has_vectors_ = has_vectors && bank != nullptr;
         work_ = work;
         blocks_.clear();
         shrinks_.clear();
@@ -76,6 +79,44 @@ class LoraPlan {
                 expand(*bank_, row, segment.module, part.begin - segment.column, part.end - segment.column,
                        block.count, out + block.first * out_stride + part.begin - begin, out_stride);
             }
+        }
+    }
+
+    // Applies the output vectors for columns [begin, end) of projection `p`, before any delta is added.
+    void run_vectors(const SyProjection& p, int begin, int end, float* out, int64_t out_stride) const {
+        if (!has_vectors_) return;
+        for (int s = 0; s < p.num_segments; ++s) {
+            const SySegment& segment = p.segments[s];
+            const Overlap part(segment, begin, end);
+            if (part.is_empty()) continue;
+            for (const TokenBlock& block : blocks_) {
+                const int32_t first = work_.offsets[block.row];
+                apply_output_vectors(*bank_, work_.pages + first, work_.scales + first,
+                                     work_.offsets[block.row + 1] - first, segment.module,
+                                     part.begin - segment.column, part.end - segment.column, block.count,
+                                     out + block.first * out_stride + part.begin - begin, out_stride);
+            }
+        }
+    }
+
+    // Whether some row has the base's inputs of `p` scaled, which only projections of one module can.
+    bool scales_inputs(const SyProjection& p) const {
+        if (!has_vectors_ || p.num_segments != 1) return false;
+        for (const int32_t page : pages_) {
+            if (vector_bits(*bank_, page, p.segments[0].module) & SY_VECTOR_INPUT) return true;
+        }
+        return false;
+    }
+
+    int num_blocks() const { return static_cast<int>(blocks_.size()); }
+
+    // The base's inputs of block `index` for projection `p`.
+    void run_scale(int index, const SyProjection& p, const uint16_t* x, int64_t x_stride, uint16_t* out) const {
+        const TokenBlock& block = blocks_[static_cast<size_t>(index)];
+        const int32_t first = work_.offsets[block.row];
+        for (int64_t t = block.first; t < block.first + block.count; ++t) {
+            scale_inputs(*bank_, work_.pages + first, work_.scales + first, work_.offsets[block.row + 1] - first,
+                         p.segments[0].module, x + t * x_stride, out + t * x_stride);
         }
     }
 
@@ -150,6 +191,7 @@ class LoraPlan {
 
     const SyBank* bank_ = nullptr;
     SyWork work_ = {};
+    bool has_vectors_ = false;
     std::vector<TokenBlock> blocks_;
     std::vector<Shrink> shrinks_;
     std::vector<RowBase> row_bases_;

@@ -16,6 +16,7 @@ struct ProjectionCall {
     int num_rows;
     LoraPlan* lora;            // null: the step has no adapter work
     const SyProjection* next;  // whose adapter pages to bring near meanwhile, or null
+    uint16_t* scaled = nullptr;  // room for scaled inputs, laid out as x; null: never scaled
 };
 
 // One item's columns: `runs` runs of `width`, `stride` apart (gate and up: 2 runs of one tile).
@@ -38,6 +39,16 @@ static inline void run_shrinks(Worker& worker, const ProjectionCall& call) {
     worker.for_each(call.lora->num_shrinks() * call.p.num_segments, [&](int i) {
         call.lora->run_shrink(i, call.p, call.x, call.x_stride);
     });
+    if (call.scaled == nullptr || !call.lora->scales_inputs(call.p)) return;
+    worker.for_each(call.lora->num_blocks(), [&](int i) {
+        call.lora->run_scale(i, call.p, call.x, call.x_stride, call.scaled);
+    });
+}
+
+// What the base product multiplies: x, or what run_shrinks made of it.
+static inline const uint16_t* base_inputs(const ProjectionCall& call) {
+    const bool is_scaled = call.scaled != nullptr && call.lora != nullptr && call.lora->scales_inputs(call.p);
+    return is_scaled ? call.scaled : call.x;
 }
 
 // What an item should bring near: its own deltas' B, a share of the next projection's A, and the next
@@ -87,6 +98,7 @@ static void run_product(Worker& worker, const ProjectionCall& call, const Column
     const int64_t stride = unit_stride(unit);
     const int64_t run_width = stride / unit.num_runs;
     const size_t sums_bytes = static_cast<size_t>(stride * call.num_rows) * sizeof(float);
+    const uint16_t* x = base_inputs(call);
     ask_for_inputs(call);
     worker.for_each(unit.num_units, [&](int index) {
         uint8_t* scratch = worker.scratch(kLinearScratchBytes + sums_bytes);
@@ -100,14 +112,17 @@ static void run_product(Worker& worker, const ProjectionCall& call, const Column
             const int first = run * unit.run_stride + index * unit.width;
             float* to = sums + run * run_width;
             for (int column = 0; column < columns; column += kTileColumns) {
-                linear_tile(w, (first + column) / kTileColumns, call.x, call.x_stride, call.num_rows, to + column,
+                linear_tile(w, (first + column) / kTileColumns, x, call.x_stride, call.num_rows, to + column,
                             stride, scratch, prefetch);
             }
-            if (call.lora != nullptr) call.lora->run_expand(call.p, first, first + columns, to, stride);
             if (call.p.bias != nullptr) {
                 for (int m = 0; m < call.num_rows; ++m) {
                     for (int i = 0; i < columns; ++i) to[m * stride + i] += call.p.bias[first + i];
                 }
+            }
+            if (call.lora != nullptr) {
+                call.lora->run_vectors(call.p, first, first + columns, to, stride);
+                call.lora->run_expand(call.p, first, first + columns, to, stride);
             }
         }
         finish(index, index * unit.width, sums, stride);
