@@ -15,12 +15,13 @@ from adapters.base.quantization import QuantizationSpec
 from adapters.compatibility import ServedBase
 from adapters.manifest import BaseLineage, QuantizationRecord
 from adapters.store import AdapterStore
-from server.api.app import create_app
+from server.api.app import VERSION, create_app
 from server.api.drain import Drain
 from server.api.key_file import read_keys, watch_keys
 from server.api.keys import KeyRing
 from server.api.protocol import ConnectionLimits, guarded_protocol
 from server.api.settings import ApiSettings
+from server.api.tracing import tracer_provider
 from server.configuration import ServerConfig
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
@@ -103,6 +104,11 @@ async def run_server(config: ServerConfig) -> None:
             await asyncio.gather(*watching, return_exceptions=True)
             await engine.stop()
 
+    def refresh_metrics() -> None:
+        engine.refresh_metrics()
+        metrics.keep_adapters([entry.name for entry in catalog.list()])
+
+    tracing = tracer_provider(config.trace_endpoint, VERSION) if config.trace_endpoint else None
     app = create_app(
         engine,
         catalog,
@@ -112,9 +118,10 @@ async def run_server(config: ServerConfig) -> None:
         registry=registry,
         settings=_api_settings(config),
         lifespan=lifespan,
-        before_scrape=engine.refresh_memory_metrics,
+        before_scrape=refresh_metrics,
         keys=keys,
         drain=drain,
+        tracer=tracing.get_tracer("switchyard") if tracing else None,
     )
     server = DrainingServer(
         _uvicorn_config(config, app),
@@ -122,7 +129,11 @@ async def run_server(config: ServerConfig) -> None:
         drain_seconds=config.drain_seconds,
         abort_all=engine.abort_all,
     )
-    await serve_until_dead(server, engine.wait_dead)
+    try:
+        await serve_until_dead(server, engine.wait_dead)
+    finally:
+        if tracing is not None:
+            tracing.shutdown()
 
 
 def _api_settings(config: ServerConfig) -> ApiSettings:

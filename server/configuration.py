@@ -19,7 +19,7 @@ ADAPTERS = "Adapters"
 BATCHING = "Batching"
 ACCESS = "Address and keys"
 LIMITS = "Limits"
-LOGS = "Logs"
+LOGS = "Logs and traces"
 
 
 def setting(group: str, default: Any, description: str, **bounds: Any) -> Any:
@@ -115,6 +115,11 @@ class ServerConfig(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = setting(LOGS, "info", "Log level")
     log_format: Literal["text", "json"] = setting(
         LOGS, "text", "Lines for people, or one JSON object a line"
+    )
+    trace_endpoint: str | None = setting(
+        LOGS,
+        None,
+        "OTLP collector that gets OpenTelemetry spans, such as http://127.0.0.1:4318/v1/traces",
     )
     log_prompts: bool = setting(LOGS, False, "Write prompts into the log")
 

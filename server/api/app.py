@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -31,12 +32,18 @@ from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
+from server.api.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
 logger = logging.getLogger(__name__)
+
+VERSION = importlib.metadata.version("switchyard")
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -54,18 +61,19 @@ def create_app(
     before_scrape: Callable[[], None] = lambda: None,
     keys: KeyRing | None = None,
     drain: Drain | None = None,
+    tracer: "Tracer | None" = None,
 ) -> FastAPI:
     """The ASGI application. Registers its own series on `registry`, so one app per registry.
 
     `lifespan` runs on the event loop around the serving (start and stop the engine there);
     `before_scrape` is called before the registry is read for `/metrics`. Without `keys` everybody
-    may do everything. `drain` closes the door when the server is told to stop.
+    may do everything. `drain` closes the door when the server is told to stop; `tracer` gets spans.
     """
     settings, drain = settings or ApiSettings(), drain or Drain()
     limits, current = RateLimits(), CurrentCaller(ANYONE if keys is None else NOBODY)
     deadline = CurrentDeadline(settings.request_timeout_seconds)
     engine = GuardedEngine(
-        engine,
+        engine if tracer is None else TracedEngine(engine, tracer),
         current,
         deadline,
         limits,
@@ -84,6 +92,8 @@ def create_app(
         drain=drain,
         body_seconds=settings.body_seconds,
     )
+    if tracer is not None:
+        app.add_middleware(TraceMiddleware, tracer=tracer)
     # The last one added is the outermost.
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
@@ -100,7 +110,7 @@ def create_app(
         operation_routes(
             engine,
             registry,
-            version=importlib.metadata.version("switchyard"),
+            version=VERSION,
             before_scrape=before_scrape,
         )
     )

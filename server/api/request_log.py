@@ -32,9 +32,10 @@ class RequestLogMiddleware:
         given = Headers(scope=scope).get(HEADER)
         request_id = request_id_from(given)
         started, status, answer_id = time.perf_counter(), 0, None
+        is_complete = False
 
         async def observing_send(message: Message) -> None:
-            nonlocal status, answer_id, request_id
+            nonlocal status, answer_id, request_id, is_complete
             if not status and message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -45,6 +46,8 @@ class RequestLogMiddleware:
                 headers[HEADER] = request_id
                 self._metrics.count(scope, status)
             await send(message)
+            if message["type"] == "http.response.body":
+                is_complete = not message.get("more_body", False)
 
         token = CURRENT_REQUEST_ID.set(request_id)
         try:
@@ -53,7 +56,9 @@ class RequestLogMiddleware:
             if not status:
                 status = 500
                 self._metrics.count(scope, status)
-            raise
+            logger.exception("a request failed on a mistake of the server's")
+            if not is_complete:  # The connection must be cut: its answer has no end.
+                raise
         finally:
             CURRENT_REQUEST_ID.set(request_id)
             self._write(scope, status, answer_id, time.perf_counter() - started)

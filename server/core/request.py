@@ -69,6 +69,7 @@ class GenerationDelta:
     `text` never splits a UTF-8 character nor a stop string, so it may be empty while tokens are
     held back. `num_tokens` counts the tokens this delta stands for. `finish_reason` is set on the
     last delta of the choice, and only there. `error` is set with `FinishReason.ERROR`.
+    `queued_seconds` is how long the sequence waited for its first step; its first delta may tell.
     """
 
     choice: int
@@ -76,3 +77,4 @@ class GenerationDelta:
     num_tokens: int
     finish_reason: FinishReason | None = None
     error: str | None = None
+    queued_seconds: float | None = None

@@ -20,6 +20,7 @@ from server.core.errors import (
 from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner, TokenStream
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.core.settings import SchedulerSettings
+from server.core.stack import AdapterVersion
 from server.engine.admission import Admission
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
@@ -55,6 +56,7 @@ class _InFlight:
     """One accepted request until its caller has everything."""
 
     label: str
+    adapter: AdapterVersion | None  # the only one, if it is alone
     num_choices: int
     accepted_at: float
     deltas: asyncio.Queue[GenerationDelta | SwitchyardError] = field(default_factory=asyncio.Queue)
@@ -126,8 +128,8 @@ class Engine:
         """Digests of the adapters in the device bank."""
         return self._steps.resident_adapters
 
-    def refresh_memory_metrics(self) -> None:
-        """Bring the memory gauges up to date (before a scrape)."""
+    def refresh_metrics(self) -> None:
+        """Bring the gauges up to date (before a scrape)."""
         components = dict(self._runner.memory_bytes())
         device = self._runner.device_memory_bytes()
         host = self._host_cache.num_bytes
@@ -146,7 +148,13 @@ class Engine:
         """See `core.ports.GenerationEngine.generate`."""
         self._check(request)
         self._admission.enter(request.tenant, request.stack.label, request.num_choices)
-        in_flight = _InFlight(request.stack.label, request.num_choices, time.perf_counter())
+        members = request.stack.members
+        in_flight = _InFlight(
+            request.stack.label,
+            members[0].adapter if len(members) == 1 else None,
+            request.num_choices,
+            time.perf_counter(),
+        )
         started: list[int] = []
         timer = self._start_timer(request, in_flight)
         try:
@@ -309,7 +317,14 @@ class Engine:
             text += rest if stopped else rest + choice.stop.flush()
             reason = FinishReason.STOP if stopped else reason
         num_tokens = 1 if update.token_id is not None else 0
-        return GenerationDelta(choice.index, text, num_tokens, reason, update.error)
+        return GenerationDelta(
+            choice.index,
+            text,
+            num_tokens,
+            reason,
+            update.error,
+            queued_seconds=update.queued_seconds,
+        )
 
     def _observe_token(self, choice: _Choice, now: float) -> None:
         label = self._metrics.adapter_label(choice.request.label)
@@ -324,7 +339,10 @@ class Engine:
     def _observe_end(self, choice: _Choice, reason: FinishReason, now: float) -> None:
         label = self._metrics.adapter_label(choice.request.label)
         self._metrics.requests.labels(label, reason.value).inc()
-        self._metrics.e2e_latency.observe(now - choice.request.accepted_at)
+        seconds = now - choice.request.accepted_at
+        self._metrics.e2e_latency.observe(seconds)
+        if choice.request.adapter is not None:
+            self._metrics.observe_version(choice.request.adapter, reason.value, seconds)
 
 
 def _too_late(request: GenerationRequest) -> DeadlineExceededError:

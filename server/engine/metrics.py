@@ -1,6 +1,6 @@
 """What Prometheus sees of the engine. Names and labels are those of the public contract."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -75,7 +75,22 @@ class EngineMetrics:
         self.adapters_per_step = histogram(
             "adapters_per_step", "Distinct adapters of a step", buckets=(0, *_COUNT_BUCKETS)
         )
+        self.version_requests = counter(
+            "adapter_version_requests_total",
+            "Finished sequences of one adapter alone, by version (to compare a canary)",
+            "adapter", "version", "finish_reason",
+        )  # fmt: skip
+        self.version_latency = histogram(
+            "adapter_version_request_latency_seconds",
+            "From acceptance to the end, by version",
+            "adapter", "version",
+        )  # fmt: skip
+        self._by_adapter = (
+            self.prompt_tokens, self.generation_tokens, self.requests, self.time_to_first_token,
+        )  # fmt: skip
+        self._by_version = (self.version_requests, self.version_latency)
         self._adapter_labels: set[str] = set()
+        self._versions: set[tuple[str, str]] = set()
 
     def adapter_label(self, label: str) -> str:
         """`label`, or `other` once there are too many distinct ones."""
@@ -85,6 +100,28 @@ class EngineMetrics:
             return "other"
         self._adapter_labels.add(label)
         return label
+
+    def observe_version(self, adapter: AdapterVersion, reason: str, seconds: float) -> None:
+        """Count one end of a sequence that used `adapter` alone."""
+        key = (adapter.name, str(adapter.version))
+        if key not in self._versions:
+            if len(self._versions) >= _MAX_ADAPTER_LABELS:
+                key = ("other", "other")
+            self._versions.add(key)
+        self.version_requests.labels(*key, reason).inc()
+        self.version_latency.labels(*key).observe(seconds)
+
+    def keep_adapters(self, names: Collection[str]) -> None:
+        """Drop the series of every adapter, and of every stack, that isn't made of `names`."""
+        known = {*names, "base", "other"}
+        for label in [s for s in self._adapter_labels if not known.issuperset(s.split("+"))]:
+            for series in self._by_adapter:
+                series.remove_by_labels({"adapter": label})
+            self._adapter_labels.discard(label)
+        for adapter, version in [key for key in self._versions if key[0] not in known]:
+            for series in self._by_version:
+                series.remove_by_labels({"adapter": adapter, "version": version})
+            self._versions.discard((adapter, version))
 
     def set_residency(
         self, host: Mapping[AdapterVersion, int], on_device: Iterable[AdapterVersion]

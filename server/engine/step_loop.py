@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.core.batch import ScheduledBatch
 from server.core.ports import HostAdapter, ModelRunner
@@ -79,6 +79,7 @@ class StepLoop:
         self._resident: tuple[str, ...] = ()
         self._counted = (0, 0, 0)
         self._submitted_at: dict[int, float] = {}
+        self._queued_seconds: dict[int, float] = {}  # until the first update tells it
 
     @property
     def is_alive(self) -> bool:
@@ -200,6 +201,11 @@ class StepLoop:
         return failed
 
     def _publish(self, updates: Sequence[SequenceUpdate]) -> None:
+        if self._queued_seconds:
+            updates = [
+                replace(u, queued_seconds=self._queued_seconds.pop(u.sequence_id, None))
+                for u in updates
+            ]
         for update in updates:
             if update.finish_reason is not None:
                 self._adapters_of.pop(update.sequence_id, None)
@@ -231,6 +237,7 @@ class StepLoop:
         for row in batch.rows:
             if (submitted := self._submitted_at.pop(row.sequence_id, None)) is not None:
                 self._metrics.queue_time.observe(now - submitted)
+                self._queued_seconds[row.sequence_id] = now - submitted
 
     def _set_gauges(self) -> None:
         metrics, scheduler = self._metrics, self._scheduler

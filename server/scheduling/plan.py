@@ -24,9 +24,13 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequenceUpdate:
-    """What a step brought one sequence: a token, an end, or both."""
+    """What a step brought one sequence: a token, an end, or both.
+
+    `queued_seconds` is how long it waited for its first step; the first update has it.
+    """
 
     sequence_id: int
     token_id: int | None
     finish_reason: FinishReason | None = None
     error: str | None = None
+    queued_seconds: float | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 
 from server.api.app import create_app
@@ -32,6 +33,7 @@ class FakeServing:
     scrapes: list[int] = field(default_factory=list)
     keys: KeyRing | None = None
     drain: Drain = field(default_factory=Drain)
+    tracer: Tracer | None = None
 
     def app(self) -> FastAPI:
         return create_app(
@@ -45,4 +47,5 @@ class FakeServing:
             before_scrape=lambda: self.scrapes.append(len(self.scrapes)),
             keys=self.keys,
             drain=self.drain,
+            tracer=self.tracer,
         )

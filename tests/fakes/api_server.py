@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,10 +23,12 @@ class TellingServer(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve(app: FastAPI) -> Iterator[str]:
+def serve(
+    app: FastAPI, *, lifespan: Literal["on", "off"] = "off", http: Any = "auto"
+) -> Iterator[str]:
     """Serve `app` while the context lasts; yields its address, `http://127.0.0.1:PORT`."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="off",
+        app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan=lifespan, http=http,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = TellingServer(config)
