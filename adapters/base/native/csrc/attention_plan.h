@@ -42,8 +42,23 @@ class AttentionPlan {
             done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(counters));
         }
         scratch_bytes_ = g.scratch_bytes();
+        list_blocks(a);
         // With rows enough for all threads one item takes all heads: their keys are neighbours.
         heads_per_item_ = static_cast<int>(items_.size()) >= 4 * num_threads ? num_kv_heads_ : 1;
+    }
+
+    // Part `part` of `num_parts` of the keys and values that this layer's attention reads, for the phase
+    // before it to bring near: attention waits for memory where products wait for arithmetic.
+    int ranges_ahead(const SyAttention& a, int part, int num_parts, LineRange* out, int max_ranges) const {
+        const int64_t total = static_cast<int64_t>(blocks_.size());
+        const int64_t bytes = block_elements(a) * static_cast<int64_t>(sizeof(uint16_t));
+        int count = 0;
+        for (int64_t i = total * part / num_parts; i < total * (part + 1) / num_parts && count + 2 <= max_ranges; ++i) {
+            const int64_t first = blocks_[static_cast<size_t>(i)] * block_elements(a);
+            out[count++] = line_range(a.keys + first, bytes);
+            out[count++] = line_range(a.values + first, bytes);
+        }
+        return count;
     }
 
     // One layer: one phase of the pool. Call on every thread.
@@ -73,12 +88,31 @@ class AttentionPlan {
 
    private:
     static constexpr int kMaxKeyRanges = 64;
+    // Of one layer; the third-level cache holds this much beside all else that passes through it.
+    static constexpr int64_t kMaxBytesAhead = 8 << 20;
     struct Item {
         AttentionTile tile;
         int chunk, num_chunks;  // chunk -1: all chunks in turn
         int64_t first_partial;
         int split_tile;
     };
+
+    static int64_t block_elements(const SyAttention& a) {
+        return static_cast<int64_t>(a.block_size) * a.num_kv_heads * a.head_dim;
+    }
+
+    void list_blocks(const SyAttention& a) {
+        blocks_.clear();
+        const int64_t most = kMaxBytesAhead / (2 * block_elements(a) * static_cast<int64_t>(sizeof(uint16_t)));
+        for (int row = 0; row < a.num_rows; ++row) {
+            const int seen = a.window > 0 && a.seq_lens[row] > a.window ? a.seq_lens[row] - a.window : 0;
+            const int32_t* table = a.block_tables + static_cast<int64_t>(row) * a.max_blocks;
+            for (int block = seen / a.block_size; block * a.block_size < a.seq_lens[row]; ++block) {
+                if (static_cast<int64_t>(blocks_.size()) == most) return;
+                blocks_.push_back(table[block]);
+            }
+        }
+    }
 
     // Keys and values of an item's first chunk, block by block.
     static int key_ranges(const SyAttention& a, const Item& item, LineRange* out) {
@@ -126,6 +160,7 @@ class AttentionPlan {
     }
 
     std::vector<Item> items_;
+    std::vector<int32_t> blocks_;  // in the order in which rows come, up to kMaxBytesAhead
     int num_kv_heads_ = 0, heads_per_item_ = 1;
     std::vector<float> partials_;
     int64_t partial_floats_ = 0;

@@ -170,7 +170,8 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     const int tokens = batch.num_tokens;
     LoraPlan* lora = lora_.is_empty() ? nullptr : &lora_;
 
-    const ProjectionCall qkv = {layer.qkv, normed_, hidden_stride_, tokens, lora, &layer.o};
+    const SyAttention attention = attention_of(batch, layer, index);
+    const ProjectionCall qkv = {layer.qkv, normed_, hidden_stride_, tokens, lora, &layer.o, nullptr, &attention_, &attention};
     run_shrinks(worker, qkv);
     finish_phase(worker, kPhaseQkvShrink);
     run_product(worker, qkv, qkv_unit_, [&](int, int column, float* sums, int64_t stride) {
@@ -179,7 +180,7 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     });
     finish_phase(worker, kPhaseQkv);
 
-    attention_.run(worker, attention_of(batch, layer, index));
+    attention_.run(worker, attention);
     finish_phase(worker, kPhaseAttention);
 
     const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up, scaled_};

@@ -1,6 +1,7 @@
 // Packing at load time: from bitsandbytes' and torch's row-major layouts to tiles of 16 outputs.
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "api.h"
 #include "weights.h"
@@ -24,8 +25,8 @@ extern "C" void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n
             for (int64_t i = 0; i < k; ++i) {
                 // bitsandbytes puts the first of two neighbours into the high nibble.
                 const uint32_t code = i % 2 == 0 ? from[i / 2] >> 4 : from[i / 2] & 15u;
-                const int64_t nibble = 2 * (i % 8 / 2) + lane / 8;
-                words[(i / 8) * kLanes + 2 * (lane % 8) + i % 2] |= code << (4 * nibble);
+                const CodePlace place(lane, i);
+                words[place.dword] |= code << place.shift;
             }
         }
     }
@@ -67,17 +68,16 @@ extern "C" void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, uint32_
 
 // Row-major bf16 [n][k] of an NF4 weight through the very code that the projections use.
 extern "C" void sy_unpack_nf4(const SyWeight* w, uint16_t* rows) {
-    uint32_t* tile_words = new uint32_t[static_cast<size_t>(w->k) * 8];
+    std::vector<uint32_t> unpacked(static_cast<size_t>(w->k) * 8);
     for (int64_t tile = 0; tile < num_tiles16(*w); ++tile) {
-        unpack_tile<Nf4Source>(*w, tile, 0, w->k / 2, tile_words);
+        unpack_nf4(*w, tile, unpacked.data());
         for (int lane = 0; lane < kLanes && tile * kLanes + lane < w->n; ++lane) {
             for (int64_t p = 0; p < w->k / 2; ++p) {
-                memcpy(rows + (tile * kLanes + lane) * w->k + 2 * p, tile_words + p * kLanes + lane,
+                memcpy(rows + (tile * kLanes + lane) * w->k + 2 * p, unpacked.data() + unpacked_dword(lane, p),
                        sizeof(uint32_t));
             }
         }
     }
-    delete[] tile_words;
 }
 
 // Rows `ids` of any weight, fp32 [num_ids][k].

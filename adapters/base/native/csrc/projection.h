@@ -3,6 +3,7 @@
 // columns - while it lies in the core's own cache.
 #pragma once
 
+#include "attention_plan.h"
 #include "lora_plan.h"
 #include "weights.h"
 
@@ -17,6 +18,9 @@ struct ProjectionCall {
     LoraPlan* lora;            // null: the step has no adapter work
     const SyProjection* next;  // whose adapter pages to bring near meanwhile, or null
     uint16_t* scaled = nullptr;  // room for scaled inputs, laid out as x; null: never scaled
+    // The attention whose keys and values to bring near meanwhile, or null.
+    const AttentionPlan* attention = nullptr;
+    const SyAttention* attention_layer = nullptr;
 };
 
 // One item's columns: `runs` runs of `width`, `stride` apart (gate and up: 2 runs of one tile).
@@ -66,6 +70,10 @@ static inline int unit_ranges(const ProjectionCall& call, const ColumnUnit& unit
             count += call.lora->shrink_ranges(*call.next, index, unit.num_units, out + count,
                                               kMaxRanges - 16 - count);
         }
+    }
+    if (call.attention != nullptr) {
+        count += call.attention->ranges_ahead(*call.attention_layer, index, unit.num_units, out + count,
+                                              kMaxRanges - 16 - count);
     }
     if (call.num_rows <= kFewRows || index + 1 == unit.num_units) return count;
     const int64_t tile_bytes = 2 * tile_dwords(w) * static_cast<int64_t>(sizeof(uint32_t));

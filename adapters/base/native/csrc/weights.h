@@ -3,18 +3,19 @@
 // one thread streams a tile from memory at full speed.
 //
 //   BF16  [n/16][k/2][16 lanes] dwords: lane j of a line is outputs[j] at (k, k+1).
-//   NF4   [n/16][k/64][8 lines][16 lanes] dwords; line l holds k = 8l .. 8l+7 of the block. Nibble
-//         i (from the low end) of lane j is output 8 * (i % 2) + j / 2 at k = 8l + 2 * (i / 2) + j % 2:
-//         just the order in which two table lookups concatenate to bf16 pairs. absmax is
-//         [n/16][k/64][16] fp32.
+//   NF4   [n/16][k/64][8 lines][16 lanes] dwords of eight codes, absmax [n/16][k/64][16] fp32: see
+//         nf4_layout.h.
 //   INT8  [n/16][k/4][16 lanes] dwords; byte i of lane j is output 8 * (i % 2) + j / 2 at
 //         k = 4 * line + 2 * (i / 2) + j % 2. One fp32 scale per output, applied to the sum.
 #pragma once
 
 #include "abi.h"
+#include "nf4_layout.h"
 #include "tile.h"
+#if defined(SY_QUADS)
+#include "quads.h"
+#endif
 
-constexpr int kBlock = 64;  // weights per absmax
 // Up to this many rows a tile is bound by memory: its thread takes runs of tiles and asks ahead for
 // their codes, at most kCodeLinesAhead lines.
 constexpr int kFewRows = 4;
@@ -94,6 +95,22 @@ static void unpack_tile(const SyWeight& w, int64_t tile, int first_pair, int end
             store_pairs(to + 3 * kLanes, source.template pair<3>(codes));
         }
     }
+}
+
+// A whole tile16 of NF4; where the pair of output `lane` at (2 * pair, 2 * pair + 1) then lies.
+static inline void unpack_nf4(const SyWeight& w, int64_t tile, uint32_t* out) {
+#if defined(SY_QUADS)
+    unpack_quads(w, tile, out);
+#else
+    unpack_tile<Nf4Source>(w, tile, 0, w.k / 2, out);
+#endif
+}
+static inline int64_t unpacked_dword(int lane, int64_t pair) {
+#if defined(SY_QUADS)
+    return pair / kStepPairs * kUnpackedStep + lane % kQuads * kLanes + lane / kQuads * kStepPairs + pair % kStepPairs;
+#else
+    return pair * kLanes + lane;
+#endif
 }
 
 template <int kPair, typename Source, int MR>
@@ -206,8 +223,12 @@ static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x,
     const int num_vectors = num_tiles16(w) - tile >= 2 ? 2 : 1;
     uint32_t* room = reinterpret_cast<uint32_t*>(scratch);
     if (w.kind == SY_NF4) {
+#if defined(SY_QUADS)
+        quad_tiles(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room, prefetch);
+#else
         coded_tile<Nf4Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
                               prefetch);
+#endif
     } else if (w.kind == SY_INT8) {
         coded_tile<Int8Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
                                prefetch);
@@ -249,10 +270,9 @@ static inline void weight_row(const SyWeight& w, int64_t row, float* out) {
             const uint32_t word = words[static_cast<int64_t>(k / 4) * kLanes + column];
             out[k] = static_cast<float>(static_cast<int8_t>(word >> (8 * byte))) * w.scales[row];
         } else {
-            const int nibble = 2 * (k % 8 / 2) + lane / 8;
-            const uint32_t word = words[static_cast<int64_t>(k / 8) * kLanes + column];
+            const CodePlace place(lane, k);
             const float scale = w.scales[tile * (w.k / 4) + k / kBlock * kLanes + lane];
-            out[k] = bf16_to_float(float_to_bf16(w.code[(word >> (4 * nibble)) & 15u] * scale));
+            out[k] = bf16_to_float(float_to_bf16(w.code[(words[place.dword] >> place.shift) & 15u] * scale));
         }
     }
 }
