@@ -1,49 +1,50 @@
-"""transformers' `Trainer` with our batches and our loss.
+"""transformers' `Trainer` with our batches, our loss and our checkpoints.
 
-TRL's `SFTTrainer` (1.16) is that same `Trainer` with three things in its constructor that are wrong
-here and can't be turned off: it rounds the LoRA weights of a quantised base to bf16, where updates
-of 2e-4 are lost to rounding; off CUDA its fused head computes logits for every position, prompts
-and padding included, and again in the backward; and it sends telemetry. What it would add - dataset
-preparation, label masks, packing - happens before this module.
+TRL's trainers (1.16) are that same `Trainer` with three things in their constructors that are wrong
+here and can't be turned off: they round the LoRA weights of a quantised base to bf16, where updates
+of 2e-4 are lost to rounding; off CUDA their fused head computes logits for every position, prompts
+and padding included, and again in the backward; and they send telemetry. What they would add -
+dataset preparation, label masks, packing, the losses of preference tuning - is in other modules.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
-from trainer.collator import Batch, collate_rows
+from trainer.collator import Batch
 from trainer.errors import TrainingFailedError
-from trainer.labels import LabelledRow
-from trainer.loss import loss_sum
-from trainer.methods.tuning import Tuning
+from trainer.hooks import MethodHooks
+from trainer.objective import Objective
 from trainer.plan import TrainingPlan
+from trainer.processes import Processes
 
 
-class _Rows(Dataset[LabelledRow]):
+class _Rows(Dataset[Any]):
     """Rows as torch's DataLoader wants them."""
 
-    def __init__(self, rows: Sequence[LabelledRow]) -> None:
+    def __init__(self, rows: Sequence[Any]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> LabelledRow:
+    def __getitem__(self, index: int) -> Any:
         return self._rows[index]
 
 
 class _PlannedBatches:
-    """The plan's batches as a batch sampler."""
+    """One process's batches as a batch sampler; an empty one keeps the other processes company."""
 
     batch_size = 1
     drop_last = False
 
-    def __init__(self, plan: TrainingPlan) -> None:
-        self._batches = plan.batches
+    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+        self._batches = batches
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -52,80 +53,121 @@ class _PlannedBatches:
         return iter([list(batch) for batch in self._batches])
 
 
+class _AfterOptimizerStep(TrainerCallback):  # type: ignore[misc]
+    """Hands the moment between the optimiser's step and the clearing of gradients to the method."""
+
+    def __init__(self, hooks: MethodHooks, model: nn.Module) -> None:
+        self._hooks = hooks
+        self._model = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hooks.after_optimizer_step(self._model, state.global_step + 1)
+
+
 class AdapterTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` with our batches and our loss: the mean over all loss tokens of one step."""
+    """`Trainer` over a plan: every process takes its share of each step's forwards.
+
+    The loss and its gradient are those of one large batch that holds all of them.
+    """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
         self,
         *,
-        rows: Sequence[LabelledRow],
+        rows: Sequence[Any],
         plan: TrainingPlan,
-        pad_id: int,
-        hooks: Tuning,
+        objective: Objective,
+        hooks: MethodHooks,
+        processes: Processes,
+        save: Callable[["AdapterTrainer"], None],
         **options: Any,
     ) -> None:
-        """`options` are transformers' own: model, args, callbacks."""
-        super().__init__(
-            train_dataset=_Rows(rows),
-            data_collator=lambda batch: collate_rows(batch, pad_id),
-            **options,
-        )
+        """`save` writes a checkpoint of this trainer; it is called where a callback of `options`
+        (transformers' own: model, args, callbacks) asked for one, on all processes.
+        """
+        super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **options)
+        self._rows_planned = rows
         self._plan = plan
-        self.hooks = hooks
-        # Makes `Trainer` count the labels of all forwards of a step and hand the number to
-        # `compute_loss`.
-        self.model_accepts_loss_kwargs = True
-        self.num_tokens = 0
+        self._objective = objective
+        self._hooks = hooks
+        self._processes = processes
+        self._save_checkpoint_files = save
+        self._bare_model: nn.Module = self.model
+        self._num_forwards = 1
+        self.add_callback(_AfterOptimizerStep(hooks, self._bare_model))
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without the wrappers of DDP or FSDP."""
+        return self._bare_model
 
     def get_train_dataloader(self) -> Any:
-        sampler: Any = _PlannedBatches(self._plan)
-        loader = DataLoader(
-            self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator
-        )
-        return self.accelerator.prepare(loader)
+        # Not `accelerator.prepare`d: the plan says what each process does, and accelerate would
+        # divide the batches once more.
+        share = self._plan.share_of(self._processes.rank)
+        sampler: Any = _PlannedBatches(share)
+        return DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        groups = self.hooks.parameter_groups(
-            self.model, self.args.learning_rate, self.args.weight_decay
+        groups = self._hooks.parameter_groups(
+            self._bare_model, self.args.learning_rate, self.args.weight_decay
         )
-        if groups is None:
+        optimizer: Any = self.optimizer
+        if groups is None or optimizer is not None:
             return super().create_optimizer(model)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        optimizer: Any = optimizer_class(groups, **options)
-        self.optimizer = optimizer
-        return optimizer
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self._bare_model)
+        self.optimizer: Any = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """The forwards of one step, and what all processes' forwards of that step hold."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        totals = torch.stack([self._objective.counts(batch) for batch in batches]).sum(0)
+        totals = torch.stack(self._processes.gather(totals)).sum(0)
+        if totals[0] == 0:
+            raise TrainingFailedError(
+                f"no token of step {self.state.global_step + 1} carries loss: all labels are masked"
+            )
+        self._num_forwards = len(batches)
+        return batches, totals
 
     def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        summed, count = loss_sum(model, inputs)
-        self.num_tokens += int(inputs["attention_mask"].sum())
-        total = count if num_items_in_batch is None else num_items_in_batch
-        if total == 0:
-            raise TrainingFailedError(
-                f"no token of step {self.state.global_step + 1} carries loss: all labels are masked"
-            )
-        loss = summed / total
+        assert num_items_in_batch is not None
+        # Every process divides by the totals of all; their gradients are averaged afterwards.
+        loss = self._objective.loss(model, inputs, num_items_in_batch) * self._processes.count
+        penalty = self._hooks.penalty(self._bare_model)
+        if penalty is not None:
+            loss = loss + penalty / self._num_forwards
         if not torch.isfinite(loss.detach()):
             raise TrainingFailedError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}; nothing was "
                 "published. Lower training.learning_rate, or set training.compute_dtype float32"
             )
-        # Every process divides by the tokens of all; their gradients are averaged afterwards.
-        scaled: torch.Tensor = loss * self.accelerator.num_processes
-        penalty = self.hooks.penalty(self.model)
-        if penalty is not None:
-            scaled = scaled + penalty / self.args.gradient_accumulation_steps
-        return scaled
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The plan is one pass to `Trainer`; people count passes over the data.
         inner, self.state.epoch = self.state.epoch, self._plan.epoch_at(self.state.global_step)
         super().log(logs, start_time)
         self.state.epoch = inner
+        self.state.log_history.clear()  # the history file has it; a checkpoint needn't
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._save_checkpoint_files(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The trainable weights are in the model already, from before any wrapper."""
+
+    def _collate(self, rows: Sequence[Any]) -> Batch:
+        if rows:
+            return self._objective.collate(rows)
+        return self._objective.without_weight(self._objective.collate(self._rows_planned[:1]))

@@ -47,6 +47,12 @@ SCHEDULE = "cosine"
 WARMUP_SHARE = 0.05
 """Share of all steps in which the learning rate rises; Adam's first estimates are noise."""
 
+DECAY_SHARE = 0.2
+"""warmup_stable_decay: the last fifth of the steps falls to zero, as in arXiv:2404.06395."""
+
+MIN_LEARNING_RATE_SHARE = 0.1
+"""cosine_with_min_lr: where it ends, as a share of the peak."""
+
 WEIGHT_DECAY = 0.0
 """LoRA's low rank already regularises."""
 

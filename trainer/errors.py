@@ -6,7 +6,9 @@ TrainerError
 │   └── UnknownFormatError the columns fit no known row format
 ├── TemplateError          the chat template doesn't show where an answer begins and ends
 ├── MethodError            the method and the base don't fit each other
-└── TrainingFailedError    the run had to stop: the loss is not a number, or nothing carries loss
+├── TrainingFailedError    the run had to stop: the loss is not a number, or nothing carries loss
+│   └── CheckpointError    a checkpoint can't be written: the disk is full or refuses it
+└── ResumeError            a run folder that can't be gone on with, and why
 
 To add one: subclass the nearest parent and write the message for the person who reads it: the
 value, the limit, the remedy.
@@ -45,3 +47,11 @@ class MethodError(TrainerError):
 
 class TrainingFailedError(TrainerError):
     """The run stopped before its end; nothing was published."""
+
+
+class CheckpointError(TrainingFailedError):
+    """A checkpoint can't be written; those before it are as they were."""
+
+
+class ResumeError(TrainerError):
+    """The run in this folder can't be gone on with."""

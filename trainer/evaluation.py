@@ -1,16 +1,23 @@
 """Held-out loss of a model as it is, base or adapter."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from trainer.batching import group_by_length
 from trainer.collator import collate_rows
+from trainer.data.examples import row_lengths
 from trainer.labels import LabelledRow
 from trainer.loss import loss_sum
+from trainer.objective import Collate
+from trainer.processes import ALONE, Processes
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +33,57 @@ class HeldOutLoss:
 
 
 def held_out_loss(
-    model: nn.Module, rows: Sequence[LabelledRow], *, batch_tokens: int, pad_id: int
+    model: nn.Module,
+    rows: Sequence[LabelledRow],
+    *,
+    batch_tokens: int,
+    pad_id: int,
+    collate: Collate | None = None,
+    processes: Processes = ALONE,
 ) -> HeldOutLoss:
     """Evaluate `model` on `rows` without gradients; its train or eval mode is as before after it.
 
-    A bitsandbytes model must have gone through `prepare_for_training` first: otherwise this
+    Several processes divide the work and all get the result, the same to the last bit as one
+    would. A bitsandbytes model must have gone through `prepare_for_training` first: otherwise this
     forward repacks its weights and later gradients are wrong.
     """
-    was_training = model.training
+    make = collate or (lambda batch: collate_rows(batch, pad_id))
     device = next(model.parameters()).device
-    total, num_tokens = 0.0, 0
+
+    def measure(batch: Sequence[int]) -> tuple[float, int]:
+        tensors = make([rows[index] for index in batch])
+        summed, count = loss_sum(model, {name: t.to(device) for name, t in tensors.items()})
+        return summed.item(), count
+
+    with evaluating(model):
+        batches = group_by_length(row_lengths(rows), batch_tokens)
+        found = divided(measure, batches, processes)
+    return HeldOutLoss(sum(loss for loss, _ in found) / sum(n for _, n in found), _total(found))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is in eval mode and no graph is recorded."""
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for batch in group_by_length([len(row) for row in rows], batch_tokens):
-                tensors = collate_rows([rows[index] for index in batch], pad_id)
-                tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-                summed, count = loss_sum(model, tensors)
-                total += summed.item()
-                num_tokens += count
+            yield
     finally:
         model.train(was_training)
-    return HeldOutLoss(total / num_tokens, num_tokens)
+
+
+def divided(
+    work: Callable[[Any], Found], pieces: Sequence[Any], processes: Processes
+) -> list[Found]:
+    """`work` of every piece in their order, each done by one process and known to all."""
+    mine = [work(piece) for piece in pieces[processes.rank :: processes.count]]
+    by_process = processes.gather(mine)
+    return [
+        by_process[index % processes.count][index // processes.count]
+        for index in range(len(pieces))
+    ]
+
+
+def _total(found: Sequence[tuple[float, int]]) -> int:
+    return sum(count for _, count in found)

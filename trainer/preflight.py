@@ -20,6 +20,7 @@ from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
 from trainer.plan import TrainingPlan, make_plan
+from trainer.trackers import require_tracker
 from trainer.training_arguments import choose_optimizer, resolve_device
 
 _BYTES = {"bfloat16": 2, "float32": 4}
@@ -43,7 +44,7 @@ class Preflight:
         return self.loaded.config
 
 
-def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
+def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) -> Preflight:
     """Load the base, read and label the data, and say what was found and chosen.
 
     Raises `TrainerError` or `AdapterError` for everything that would make the run fail or its
@@ -52,13 +53,14 @@ def prepare_run(loaded: LoadedConfig, console: Console) -> Preflight:
     config = loaded.config
     device = resolve_device(config)
     choose_optimizer(config.training.optimizer, device)
+    require_tracker(config.training.logging.to)
     base = load_base(config.base, quantization_for(config), device=device, dtype=_dtype(config))
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     data = prepare_data(loaded, labeller)
     console.print(data_report(data, labeller))
-    plan = make_plan(config, data.train.rows)
+    plan = make_plan(config, data.train.rows, num_processes)
     ready = Preflight(
         loaded=loaded,
         base=base,

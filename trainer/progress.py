@@ -3,8 +3,6 @@
 import time
 from typing import Protocol
 
-import psutil
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -17,7 +15,7 @@ LINES_PER_RUN = 25
 class ProgressView(Protocol):
     """Shown to the person who waits."""
 
-    def begin(self, num_steps: int) -> None: ...
+    def begin(self, num_steps: int, done_steps: int) -> None: ...
 
     def step(self, record: StepRecord) -> None: ...
 
@@ -46,8 +44,8 @@ class BarView:
         )
         self._held_out = ""
 
-    def begin(self, num_steps: int) -> None:
-        self._task = self._progress.add_task("starting", total=num_steps)
+    def begin(self, num_steps: int, done_steps: int) -> None:
+        self._task = self._progress.add_task("starting", total=num_steps, completed=done_steps)
         self._progress.start()
 
     def step(self, record: StepRecord) -> None:
@@ -68,10 +66,12 @@ class LineView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._num_steps = 1
+        self._done_before = 0
         self._started = 0.0
 
-    def begin(self, num_steps: int) -> None:
+    def begin(self, num_steps: int, done_steps: int) -> None:
         self._num_steps = num_steps
+        self._done_before = done_steps
         self._started = time.monotonic()
 
     def step(self, record: StepRecord) -> None:
@@ -79,7 +79,8 @@ class LineView:
         if record.step % every and record.step != self._num_steps:
             return
         elapsed = time.monotonic() - self._started
-        left = elapsed / record.step * (self._num_steps - record.step)
+        done = record.step - self._done_before
+        left = elapsed / done * (self._num_steps - record.step)
         self._console.print(
             f"step {record.step}/{self._num_steps} | {_numbers(record)} | left {left:.0f} s",
             highlight=False,
@@ -90,13 +91,6 @@ class LineView:
 
     def end(self) -> None:
         """Nothing to close."""
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Peak of the device's allocator on CUDA, resident memory of this process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
 
 
 def _numbers(record: StepRecord) -> str:
@@ -111,4 +105,7 @@ def _numbers(record: StepRecord) -> str:
 
 
 def _evaluation(record: StepRecord) -> str:
-    return f"step {record.step} | epoch {record.epoch:.2f} | held-out loss {record.eval_loss:.4f}"
+    text = f"step {record.step} | epoch {record.epoch:.2f} | held-out loss {record.eval_loss:.4f}"
+    return text + "".join(
+        f" | {name} {value:.4f}" for name, value in (record.metrics or {}).items()
+    )

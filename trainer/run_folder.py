@@ -1,12 +1,33 @@
 """Where one run leaves its files: `RUNS/<name>/<timestamp>/`."""
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from trainer.checkpoints import replace_file
 from trainer.config import TrainerConfig
+from trainer.errors import ResumeError
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What going on with a run needs to know beside its config and checkpoints.
+
+    `config_folder` is what relative data paths start from. Digests name what the run began with;
+    `published` is the version that it ended in, `name@3`.
+    """
+
+    config_folder: str
+    store: str
+    data_digest: str
+    base_digest: str
+    num_processes: int
+    base_measured: dict[str, float]
+    published: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +41,6 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
     def history(self) -> Path:
         return self.path / "history.jsonl"
 
@@ -31,10 +48,50 @@ class RunFolder:
     def loss_curve(self) -> Path:
         return self.path / "loss.png"
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Trainable weights of the best evaluation so far."""
+        return self.path / "best"
+
+    @property
+    def samples(self) -> Path:
+        """Answers at each evaluation."""
+        return self.path / "samples"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def _record(self) -> Path:
+        return self.path / "run.json"
+
     def write_config(self, config: TrainerConfig) -> None:
         """The config with every default and override in it, as YAML that can be run again."""
         text = yaml.safe_dump(config.document(), sort_keys=False, allow_unicode=True)
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        self.config.write_text(text, encoding="utf-8")
+
+    def write_record(self, record: RunRecord) -> None:
+        """Replace the record, whole or not at all."""
+        replace_file(self._record, (json.dumps(asdict(record), indent=2) + "\n").encode())
+
+    def read_record(self) -> RunRecord:
+        """Raises `ResumeError` when this is no run folder, or the run ended before step 1."""
+        try:
+            document: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
+            return RunRecord(**document)
+        except FileNotFoundError:
+            what = "a run that ended before its first step" if self.config.is_file() else "no run"
+            raise ResumeError(
+                f"{self.path} holds {what}: there is no {self._record.name}. Give the folder that "
+                "`trainer run` named, or start anew with `trainer run`"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise ResumeError(f"{self._record} can't be read: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
         (self.path / name).write_text(text, encoding="utf-8")

@@ -1,29 +1,41 @@
-"""`trainer run`: preflight, train, evaluate, publish."""
+"""`trainer run` and `trainer resume`: preflight, train, evaluate, publish."""
 
+import dataclasses
 import json
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
+from trainer.checkpoints import Checkpoint, is_disk_full
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
 from trainer.data.report import report_json
-from trainer.evaluation import held_out_loss
+from trainer.errors import TrainingFailedError
 from trainer.gate import parse_gate
 from trainer.history import History
 from trainer.lineage import build_manifest
-from trainer.loop import TrainingOutcome, train_adapter
+from trainer.loop import Audience, TrainingJob, TrainingOutcome, train_adapter
 from trainer.methods.attachment import attach_adapter
+from trainer.methods.tuning import Tuning
 from trainer.preflight import Preflight, prepare_run
+from trainer.processes import ALONE, Processes, join_processes
 from trainer.progress import choose_view
 from trainer.publishing import folder_size_bytes, parent_version, publish_adapter
-from trainer.run_folder import RunFolder, create_run_folder
+from trainer.run_folder import RunFolder, RunRecord, create_run_folder
+from trainer.sample_log import SampleLog
 from trainer.samples import Sample, choose_examples, draw_samples, sample_table
+from trainer.task import Task, make_task
+from trainer.trackers import Tracker, open_tracker
+from trainer.training_arguments import resolve_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class RunResult:
     eval_loss: float
     samples: tuple[Sample, ...]
     stored: StoredAdapter | None
+    metrics: dict[str, float]
 
 
 def run_training(
@@ -42,71 +55,181 @@ def run_training(
 ) -> RunResult:
     """Train one adapter and publish it if its gate holds.
 
-    Every file of the run stays in a new folder under `runs`, published or not. Raises
-    `TrainerError` or `AdapterError`; then nothing was published.
+    Every file of the run stays in a new folder under `runs`, published or not. Started by
+    `accelerate launch`, all processes train and the first one does the rest. Raises `TrainerError`
+    or `AdapterError`; then nothing was published.
     """
-    ready = prepare_run(loaded, console)
+    processes, console = _join(loaded, console)
+    ready = prepare_run(loaded, console, processes.count)
     config = ready.config
-    folder = create_run_folder(runs, config.name)
-    folder.write_config(config)
-    report = report_json(ready.data, ready.labeller)
-    folder.write_text("data.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    created = create_run_folder(runs, config.name).path if processes.is_main else None
+    folder = RunFolder(_known(processes.share(created)))
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-
-    base_loss = _held_out_loss(ready, ready.base.model)
-    console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
-    rows = ready.data.train.rows
-    tuning = attach_adapter(
-        ready.base, config, num_steps=ready.plan.num_steps, rows=rows, pad_id=ready.pad_id
+    task = make_task(ready, processes)
+    base = task.measure(ready.base.model)
+    record = RunRecord(
+        config_folder=str(loaded.folder.resolve()),
+        store=str(store.root.resolve()),
+        data_digest=ready.data.digest,
+        base_digest=ready.base.resolved.digest,
+        num_processes=processes.count,
+        base_measured={"loss": base.loss, **base.metrics},
     )
-    history = History(folder.history)
-    try:
-        outcome = train_adapter(
-            tuning,
-            config=config,
-            plan=ready.plan,
-            rows=rows,
-            held_out=ready.data.held_out.rows,
-            pad_id=ready.pad_id,
-            folder=folder,
-            history=history,
-            view=choose_view(console),
-        )
-    finally:
-        history.close()
-        _draw_curve(history, folder, config.name)
+    if processes.is_main:
+        folder.write_config(config)
+        report = report_json(ready.data, ready.labeller)
+        folder.write_text("data.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        folder.write_record(record)
+    return carry_out(ready, task, folder, record, None, store, console, processes)
 
+
+def carry_out(
+    ready: Preflight,
+    task: Task,
+    folder: RunFolder,
+    record: RunRecord,
+    start: Checkpoint | None,
+    store: AdapterStore,
+    console: Console,
+    processes: Processes = ALONE,
+) -> RunResult:
+    """Train from `start`, or from the beginning, to the published version."""
+    config = ready.config
+    base_loss = record.base_measured["loss"]
+    console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
+    tuning = attach_adapter(
+        ready.base,
+        config,
+        num_steps=ready.plan.num_steps,
+        rows=ready.data.train.rows,
+        pad_id=ready.pad_id,
+    )
+    job = TrainingJob(
+        config=config,
+        plan=ready.plan,
+        rows=task.rows,
+        objective=task.objective,
+        measure=task.measure,
+        folder=folder,
+        hooks=tuning,
+        processes=processes,
+    )
+    with _told(ready, folder, start, console, processes) as audience, _disk_full_explained(folder):
+        outcome = train_adapter(tuning.model, job, audience, start)
+    result = None
+    if processes.is_main:
+        result = _finish(ready, task, folder, record, outcome, tuning, store, console)
+    shared: RunResult = _known(processes.share(result))
+    return shared
+
+
+def _finish(
+    ready: Preflight,
+    task: Task,
+    folder: RunFolder,
+    record: RunRecord,
+    outcome: TrainingOutcome,
+    tuning: Tuning,
+    store: AdapterStore,
+    console: Console,
+) -> RunResult:
+    config = ready.config
     # From here on the model computes with the values that are in the files.
+    shutil.rmtree(folder.adapter, ignore_errors=True)
     tuning.write(folder.adapter, getattr(torch, config.publish.dtype))
     published = tuning.published(folder.adapter)
-    loss = _held_out_loss(ready, published)
+    measured = task.measure_alone(published)
     samples = draw_samples(
         published,
         ready.base.tokenizer,
         ready.labeller,
         # Of full fine-tuning no base is left to compare with.
         choose_examples(
-            ready.data.held_out, 0 if config.method == "full" else config.evaluation.samples
+            task.held_out_examples, 0 if config.method == "full" else config.evaluation.samples
         ),
         max_tokens=config.evaluation.sample_tokens,
         pad_id=ready.pad_id,
     )
-    metrics = _metrics(base_loss, loss, outcome)
+    base_loss = record.base_measured["loss"]
+    metrics = _metrics(record.base_measured, measured.loss, measured.metrics, outcome)
     folder.write_text("adapter/README.md", model_card(config, ready.data, metrics, samples))
     if samples:
         console.print(sample_table(samples, config.name))
-    console.print(_summary(outcome, base_loss, loss), highlight=False)
+    console.print(_summary(outcome, base_loss, measured.loss), highlight=False)
     stored = _publish(ready, store, folder, metrics, console)
-    return RunResult(folder, base_loss, loss, samples, stored)
+    if stored is not None:
+        folder.write_record(dataclasses.replace(record, published=stored.label))
+    return RunResult(folder, base_loss, measured.loss, samples, stored, metrics)
 
 
-def _held_out_loss(ready: Preflight, model: torch.nn.Module) -> float:
-    return held_out_loss(
-        model,
-        ready.data.held_out.rows,
-        batch_tokens=ready.config.evaluation.batch_tokens,
+def _join(loaded: LoadedConfig, console: Console) -> tuple[Processes, Console]:
+    """This process's place, and the console that it talks to: only the main one is heard."""
+    processes = join_processes(resolve_device(loaded.config))
+    return processes, console if processes.is_main else Console(quiet=True)
+
+
+@contextmanager
+def _told(
+    ready: Preflight,
+    folder: RunFolder,
+    start: Checkpoint | None,
+    console: Console,
+    processes: Processes,
+) -> Iterator[Audience | None]:
+    """History, progress, tracker and samples of the main process; nothing for the others."""
+    if not processes.is_main:
+        yield None
+        return
+    config, done = ready.config, 0 if start is None else start.step
+    logging = config.training.logging
+    tracker = open_tracker(
+        logging.to,
+        project=logging.project,
+        run_name=logging.run_name or config.name,
+        folder=folder.path,
+        config=config.document(),
+        done_steps=done,
+    )
+    history = History(folder.history, done)
+    try:
+        sample = _sample_log(ready, folder, tracker, console)
+        yield Audience(history, choose_view(console), tracker, sample)
+    finally:
+        history.close()
+        tracker.close()
+        _draw_curve(history, folder, config.name)
+
+
+def _sample_log(
+    ready: Preflight, folder: RunFolder, tracker: Tracker, console: Console
+) -> SampleLog | None:
+    section = ready.config.evaluation
+    examples = choose_examples(ready.data.held_out, section.samples)
+    if not examples:
+        return None
+    return SampleLog(
+        examples,
+        tokenizer=ready.base.tokenizer,
+        labeller=ready.labeller,
+        max_tokens=section.sample_tokens,
         pad_id=ready.pad_id,
-    ).mean
+        folder=folder,
+        tracker=tracker,
+        console=console,
+    )
+
+
+@contextmanager
+def _disk_full_explained(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise TrainingFailedError(
+            f"no space is left for the files of {folder.path}; nothing was published. Free some, "
+            "then `trainer resume` this run folder: it goes on from its last checkpoint"
+        ) from error
 
 
 def _draw_curve(history: History, folder: RunFolder, name: str) -> None:
@@ -116,22 +239,29 @@ def _draw_curve(history: History, folder: RunFolder, name: str) -> None:
         draw_loss_curve(history.records, folder.loss_curve, title=name)
 
 
-def _metrics(base_loss: float, loss: float, outcome: TrainingOutcome) -> dict[str, float]:
+def _metrics(
+    base: dict[str, float], loss: float, others: Any, outcome: TrainingOutcome
+) -> dict[str, float]:
     return {
-        "eval_loss_base": base_loss,
+        "eval_loss_base": base["loss"],
         "eval_loss": loss,
+        **{f"eval_{name}_base": value for name, value in base.items() if name != "loss"},
+        **{f"eval_{name}": value for name, value in others.items()},
         "num_steps": float(outcome.num_steps),
         "best_step": float(outcome.best_step),
         "num_train_tokens": float(outcome.num_tokens),
         "train_seconds": round(outcome.seconds, 1),
+        "peak_memory_bytes": float(outcome.peak_memory_bytes),
     }
 
 
 def _summary(outcome: TrainingOutcome, base_loss: float, loss: float) -> str:
     rate = outcome.num_tokens / max(outcome.seconds, 1e-9)
+    early = ", ended early because held-out loss no longer fell" if outcome.ended_early else ""
     return (
         f"trained {outcome.num_steps} steps in {outcome.seconds:.0f} s ({rate:.0f} tokens/s, "
-        f"evaluations included); weights of step {outcome.best_step}\n"
+        f"evaluations included){early}; weights of step {outcome.best_step}\n"
+        f"peak memory while training: {outcome.peak_memory_bytes / 2**30:.2f} GiB\n"
         f"held-out loss: base {base_loss:.4f}, adapter {loss:.4f} ({loss / base_loss - 1:+.1%})"
     )
 
@@ -163,3 +293,8 @@ def _publish(
     size = folder_size_bytes(stored.path)
     console.print(f"published {stored.label} ({size / 1e6:.2f} MB) in {stored.path}", style="bold")
     return stored
+
+
+def _known(value: Any) -> Any:
+    assert value is not None, "the main process gave nothing"
+    return value

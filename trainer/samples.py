@@ -51,12 +51,38 @@ def draw_samples(
     ]
     peft_model.eval()
     with peft_model.disable_adapter():
-        base = _answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
-    adapted = _answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
+        base = greedy_answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
+    adapted = greedy_answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
     return tuple(
-        Sample(_question(example), example.conversation.answer, before, after)
+        Sample(question(example), example.conversation.answer, before, after)
         for example, before, after in zip(examples, base, adapted, strict=True)
     )
+
+
+def greedy_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: int, pad_id: int
+) -> list[str]:
+    """Answers to prompts of token ids, all in one batch, padded on the left."""
+    longest = max(len(prompt) for prompt in prompts)
+    device = next(model.parameters()).device
+    rows = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(masks, device=device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=pad_id,
+        )
+    answers = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return [str(answer).strip() for answer in answers]
+
+
+def question(example: Example) -> str:
+    """What the person asked last."""
+    asked = [turn.content for turn in example.conversation.prompt if turn.role == USER]
+    return asked[-1]
 
 
 def sample_table(samples: Sequence[Sample], name: str) -> Table:
@@ -82,31 +108,6 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
         )
         parts.append("\n".join(f"- **{title}:** {_one_line(text)}" for title, text in fields))
     return "\n\n".join(parts)
-
-
-def _answers(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: int, pad_id: int
-) -> list[str]:
-    """All prompts in one batch, padded on the left."""
-    longest = max(len(prompt) for prompt in prompts)
-    device = next(model.parameters()).device
-    rows = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(masks, device=device),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=pad_id,
-        )
-    answers = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-    return [str(answer).strip() for answer in answers]
-
-
-def _question(example: Example) -> str:
-    asked = [turn.content for turn in example.conversation.prompt if turn.role == USER]
-    return asked[-1]
 
 
 def _one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from adapters.base.loading import default_compute_dtype
+from trainer import defaults
 from trainer.config import TrainerConfig
 from trainer.errors import ConfigError
 from trainer.plan import TrainingPlan
@@ -17,7 +18,9 @@ _OWN_ARGUMENTS = frozenset(
         "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
         "weight_decay", "max_grad_norm", "gradient_checkpointing", "use_cpu",
         "remove_unused_columns", "logging_steps", "logging_nan_inf_filter", "eval_strategy",
-        "save_strategy",
+        "save_strategy", "neftune_noise_alpha", "report_to", "disable_tqdm",
+        "restore_callback_states_from_checkpoint", "ignore_data_skip",
+        "average_tokens_across_devices",
     }
 )  # fmt: skip
 
@@ -40,6 +43,7 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "gradient_accumulation_steps": plan.gradient_accumulation,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": training.schedule,
+        "lr_scheduler_kwargs": scheduler_options(training.schedule, plan.num_steps),
         "warmup_steps": plan.warmup_steps,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
@@ -57,6 +61,9 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
+        # Every trainable tensor takes part in every step; trainer_args can say otherwise.
+        "ddp_find_unused_parameters": False,
+        "neftune_noise_alpha": training.neftune_alpha,
     }
     try:
         return TrainingArguments(**(arguments | config.trainer_args))
@@ -69,6 +76,15 @@ def _computes_in_bfloat16(config: TrainerConfig, device: str) -> bool:
     return wanted == "bfloat16" or (
         wanted == "auto" and default_compute_dtype(device) == torch.bfloat16
     )
+
+
+def scheduler_options(schedule: str, num_steps: int) -> dict[str, Any]:
+    """What some of transformers' schedules need beside the number of steps."""
+    if schedule == "warmup_stable_decay":
+        return {"num_decay_steps": max(1, round(defaults.DECAY_SHARE * num_steps))}
+    if schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        return {"min_lr_rate": defaults.MIN_LEARNING_RATE_SHARE}
+    return {}
 
 
 def resolve_device(config: TrainerConfig) -> str:

@@ -84,7 +84,7 @@ def test_a_run_publishes_what_it_measured(base: Path, tmp_path: Path) -> None:
     assert manifest.metrics["eval_loss_base"] == result.eval_loss_base
     assert manifest.config["training"]["epochs"] == 6
     assert manifest.parent is None
-    assert any(result.folder.tensorboard.glob("events.out.*"))
+    assert any((result.folder.path / "tensorboard").glob("events.out.*"))
     history = [json.loads(line) for line in result.folder.history.read_text().splitlines()]
     assert sum("eval_loss" in record for record in history) == 6
 
@@ -201,9 +201,9 @@ def test_a_closed_gate_publishes_nothing_and_exits_1(base: Path, tmp_path: Path)
 def test_a_loss_that_is_not_a_number_ends_the_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import adapter_trainer
+    from trainer import objective
 
-    real = adapter_trainer.loss_sum
+    real = objective.loss_sum
     calls = []
 
     def broken(model: Any, batch: Any) -> tuple[torch.Tensor, int]:
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
         summed, count = real(model, batch)
         return (summed * float("nan") if len(calls) == 3 else summed), count
 
-    monkeypatch.setattr(adapter_trainer, "loss_sum", broken)
+    monkeypatch.setattr(objective, "loss_sum", broken)
     path = write_example(tmp_path, base)
     with pytest.raises(TrainingFailedError, match="loss of step 3 is nan; nothing was published"):
         run(load_config(path, QUICK), tmp_path)

@@ -24,14 +24,6 @@ PENDING: Mapping[str, Pending] = {
     # loop
     "objective": Pending("preference tuning"),
     "training.attention": Pending("choosing the attention kernel"),
-    "training.neftune_alpha": Pending("NEFTune"),
-    "training.early_stopping.patience": Pending("early stopping"),
-    "training.early_stopping.min_delta": Pending("early stopping"),
-    "training.checkpoints.every": Pending("resuming"),
-    "training.checkpoints.keep": Pending("resuming"),
-    "training.logging.to": Pending("this logger"),
-    "training.logging.project": Pending("other loggers than TensorBoard"),
-    "training.logging.run_name": Pending("other loggers than TensorBoard"),
     # data and evaluation
     "data.format": Pending(
         "this format",

@@ -23,9 +23,9 @@ class CheckpointSection(Section):
     """What `trainer resume` needs, written while training."""
 
     every: int | None = Field(
-        default=None, ge=1, description="steps between checkpoints; default none"
+        default=None, ge=0, description="steps between checkpoints, 0 for none; default each eval"
     )
-    keep: int = Field(default=1, ge=1, description="how many of the newest stay on disk")
+    keep: int = Field(default=2, ge=1, description="how many of the newest stay on disk")
 
 
 class LoggingSection(Section):
@@ -53,9 +53,17 @@ class TrainingSection(Section):
         allow_inf_nan=False,
         description="peak of the schedule; default by method (lora family 2e-4)",
     )
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        default="cosine", description="how the learning rate falls after its peak"
-    )
+    schedule: Literal[
+        "cosine",
+        "linear",
+        "constant",
+        "constant_with_warmup",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = Field(default="cosine", description="how the learning rate falls after its peak")
     warmup_share: float = Field(
         default=defaults.WARMUP_SHARE, ge=0, lt=1, description="share of steps in which it rises"
     )

@@ -1,6 +1,6 @@
 """Rows ready to train on: in memory, or on disk in a memory-mapped Arrow file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -117,7 +117,7 @@ class RowsOf(Sequence[LabelledRow]):
         return self._examples[index].row
 
 
-def row_lengths(rows: Sequence[LabelledRow]) -> list[int]:
+def row_lengths(rows: Sequence[Sized]) -> list[int]:
     """Tokens of each row, without reading rows that are on disk."""
     if isinstance(rows, RowsOf):
         return [int(length) for length in rows.lengths]

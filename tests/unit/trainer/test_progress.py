@@ -18,7 +18,7 @@ def test_both_show_loss_speed_memory_and_held_out_loss(terminal: bool) -> None:
     file = io.StringIO()
     view = choose_view(Console(file=file, force_terminal=terminal, width=140))
     assert isinstance(view, BarView if terminal else LineView)
-    view.begin(2)
+    view.begin(2, 0)
     view.step(record(1))
     view.evaluated(StepRecord(1, 0.1, eval_loss=1.25))
     view.step(record(2))
@@ -31,7 +31,7 @@ def test_both_show_loss_speed_memory_and_held_out_loss(terminal: bool) -> None:
 def test_a_long_run_writes_few_lines() -> None:
     file = io.StringIO()
     view = LineView(Console(file=file, width=140))
-    view.begin(1000)
+    view.begin(1000, 0)
     for step in range(1, 1001):
         view.step(record(step))
     view.end()

@@ -1,0 +1,63 @@
+"""Answers to the same held-out prompts at each evaluation, so that one can watch them change."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from trainer.data.examples import Example
+from trainer.evaluation import evaluating
+from trainer.labels import ConversationLabeller
+from trainer.run_folder import RunFolder
+from trainer.samples import greedy_answers, question
+from trainer.trackers import Tracker
+
+
+class SampleLog:
+    """Writes `samples/step-00000040.md`, tells the tracker, and shows the first answer."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        tokenizer: Any,
+        labeller: ConversationLabeller,
+        max_tokens: int,
+        pad_id: int,
+        folder: RunFolder,
+        tracker: Tracker,
+        console: Console,
+    ) -> None:
+        self._examples = examples
+        self._prompts = [
+            labeller.prompt_ids(e.conversation.prompt, e.conversation.tools) for e in examples
+        ]
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._pad_id = pad_id
+        self._folder = folder.samples
+        self._tracker = tracker
+        self._console = console
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """Answer all prompts; the model's mode and the random generators are as before."""
+        with evaluating(model):
+            answers = greedy_answers(
+                model, self._tokenizer, self._prompts, self._max_tokens, self._pad_id
+            )
+        text = "\n\n".join(
+            f"**{question(example)}**\n\n{answer}\n\n_Reference:_ {example.conversation.answer}"
+            for example, answer in zip(self._examples, answers, strict=True)
+        )
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / f"step-{step:08d}.md").write_text(text + "\n", encoding="utf-8")
+        self._tracker.text(step, "samples", text)
+        first = Text(f"  {_short(question(self._examples[0]))} -> {_short(answers[0])}", "dim")
+        self._console.print(first)
+
+
+def _short(text: str, length: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
