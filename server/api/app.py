@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from adapters.errors import AdapterError
 from server.api.adapter_routes import adapter_routes
@@ -27,9 +27,11 @@ from server.api.guarded_engine import GuardedEngine
 from server.api.keys import KeyRing
 from server.api.metrics import HttpMetrics
 from server.api.model_routes import model_routes
+from server.api.openapi import openapi_document
 from server.api.operation_routes import operation_routes
 from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
+from server.api.rights import allowed_methods
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
 from server.api.tracing import TracedEngine, TraceMiddleware
@@ -80,7 +82,8 @@ def create_app(
         prompt_logger=tokenizer if settings.log_prompts else None,
     )
     catalog = GuardedCatalog(catalog, current)
-    # The schema would describe bodies that are read by hand, and /docs loads scripts from a CDN.
+    document = openapi_document(VERSION)
+    # FastAPI's own schema doesn't know bodies that are read by hand; /docs loads from a CDN.
     app = FastAPI(title="Switchyard", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.add_middleware(
         GuardMiddleware,
@@ -106,6 +109,9 @@ def create_app(
     guarded = GuardedAdministration(administration, current)
     app.include_router(administration_routes(guarded, info, settings))
     app.include_router(announced_routes())
+    app.add_api_route(
+        "/openapi.json", lambda: JSONResponse(document), methods=["GET"], response_model=None
+    )
     app.include_router(
         operation_routes(
             engine,
@@ -127,7 +133,8 @@ def _translated(request: Request, error: Exception) -> Exception:
     if not isinstance(error, HTTPException):
         return error
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        # The router knows the methods of the first route that matched, not of all.
+        allowed = ", ".join(allowed_methods(request.url.path))
         return MethodNotAllowedError(
             f"{request.url.path} doesn't take {request.method}; it takes {allowed}", allowed
         )

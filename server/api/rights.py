@@ -56,6 +56,12 @@ def path_template(method: str, path: str) -> str | None:
     return next((p for m, pattern, p, _ in _PATTERNS if m == method and pattern.match(path)), None)
 
 
+def allowed_methods(path: str) -> list[str]:
+    """The methods that a path takes; a path that is written out in a row is that row's alone."""
+    exact = sorted(method for method, _, template, _ in _PATTERNS if template == path)
+    return exact or sorted({m for m, pattern, _, _ in _PATTERNS if pattern.match(path)})
+
+
 def is_rated(method: str, right: Right | None) -> bool:
     """Whether a request counts against its key's requests per minute."""
     return method == "POST" and right in _RATED

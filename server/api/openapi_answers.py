@@ -1,0 +1,101 @@
+"""JSON schemas of the answers, and of fields whose validators take more than their type says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_INTEGER: dict[str, Any] = {"type": "integer"}
+_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _many(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _maybe(kind: str) -> dict[str, Any]:
+    return {"type": [kind, "null"]}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list_of(name: str) -> dict[str, Any]:
+    return _object(object={"const": "list"}, data=_many(_ref(name)))
+
+
+def _answer(kind: str, **choice: dict[str, Any]) -> dict[str, Any]:
+    return _object(
+        id=_TEXT,
+        object={"const": kind},
+        created=_INTEGER,
+        model=_TEXT,
+        choices=_many(_object(index=_INTEGER, finish_reason=_TEXT, **choice)),
+        usage=_ref("Usage"),
+    )
+
+
+_ADAPTER: dict[str, dict[str, Any]] = {
+    "id": _TEXT,
+    "object": _TEXT,
+    "current": {},
+    "loaded": {"type": "boolean"},
+    "versions": _many(_OBJECT),
+}
+
+ANSWERS: Mapping[str, Any] = {
+    "Error": _object(
+        error=_object(message=_TEXT, type=_TEXT, param=_maybe("string"), code=_maybe("string"))
+    ),
+    "Usage": _object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+    "ChatCompletion": _answer("chat.completion", message=_OBJECT),
+    "Completion": _answer("text_completion", text=_TEXT),
+    "Model": _object(
+        id=_TEXT,
+        object={"const": "model"},
+        created=_INTEGER,
+        owned_by=_TEXT,
+        root=_TEXT,
+        parent=_maybe("string"),
+        max_model_len=_INTEGER,
+    ),
+    "ModelList": _list_of("Model"),
+    "Adapter": _object(**_ADAPTER),
+    "AdapterList": _list_of("Adapter"),
+    "AdapterDetail": _object(
+        **_ADAPTER,
+        version=_INTEGER,
+        matched_modules=_many(_TEXT),
+        unmatched_modules=_many(_TEXT),
+        problems=_many(_TEXT),
+        manifest=_OBJECT,
+    ),
+    "AdapterVersion": _object(id=_TEXT, object=_TEXT, version=_INTEGER, digest=_TEXT),
+    "Deleted": _object(id=_TEXT, object=_TEXT, deleted={"const": True}),
+    "Merge": _object(object=_TEXT, adapter=_TEXT, digest=_TEXT, method=_TEXT),
+    "Status": _object(status=_TEXT),
+    "Version": _object(version=_TEXT),
+    "Document": _object(openapi=_TEXT, info=_OBJECT, paths=_OBJECT),
+}
+
+_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 1000}
+_TOKENS: dict[str, Any] = {"type": "array", "items": _INTEGER, "minItems": 1}
+
+EXTRAS: Mapping[str, Mapping[str, Any]] = {
+    "ChatBody": {"stop": {"anyOf": [_STOP, {**_many(_STOP), "maxItems": 4}]}},
+    "CompletionBody": {
+        "stop": {"anyOf": [_STOP, {**_many(_STOP), "maxItems": 4}]},
+        "prompt": {
+            "anyOf": [
+                _TEXT,
+                _TOKENS,
+                {"type": "array", "items": {"anyOf": [_TEXT, _TOKENS]}, "minItems": 1},
+            ]
+        },
+    },
+}
+"""By body and field."""

@@ -1,0 +1,56 @@
+"""The files in deploy/ fit the server: its flags, its routes, its times."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from server.api.rights import RIGHTS
+from server.cli import option_name
+from server.configuration import ServerConfig
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+
+
+def flags_of(arguments: list[str]) -> set[str]:
+    return {argument for argument in arguments if argument.startswith("--")}
+
+
+def known_flags() -> set[str]:
+    flags = {option_name(name) for name in ServerConfig.model_fields}
+    return flags | {f"--no-{flag.removeprefix('--')}" for flag in flags}
+
+
+def test_compose_starts_a_server_that_exists() -> None:
+    compose = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
+    server = compose["services"]["server"]
+    assert flags_of(server["command"]) <= known_flags()
+    assert all(port.startswith("127.0.0.1:") for port in server["ports"]), "it runs without keys"
+    inner = yaml.safe_load(compose["configs"]["prometheus"]["content"])
+    assert inner["scrape_configs"][0]["static_configs"][0]["targets"] == ["server:8000"]
+    for volume in compose["services"]["grafana"]["volumes"]:
+        assert (DEPLOY / volume.split(":")[0]).exists()
+
+
+def test_kubernetes_probes_routes_that_exist_and_waits_for_the_drain() -> None:
+    folder = DEPLOY / "kubernetes"
+    named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert {p.name for p in folder.glob("*.yaml")} == {*named, "kustomization.yaml"}
+    pod: dict[str, Any] = yaml.safe_load((folder / "deployment.yaml").read_text())
+    spec = pod["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        path = container[probe]["httpGet"]["path"]
+        assert RIGHTS["GET", path] is None, "a probe has no key"
+    arguments = container["args"]
+    assert flags_of(arguments) <= known_flags()
+    drain_seconds = float(arguments[arguments.index("--drain-seconds") + 1])
+    assert spec["terminationGracePeriodSeconds"] > drain_seconds + 5
+
+
+def test_every_alert_has_its_paragraph() -> None:
+    rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    for rule in rules:
+        assert f"### {rule['alert']}\n" in page
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
