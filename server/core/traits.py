@@ -36,6 +36,11 @@ def stack_problem(stack: AdapterStack, traits: Sequence[AdapterTraits]) -> str |
             "each is normed for the base alone, so their sum is not what either was trained for",
         ),
         ([t.is_ia3 for t in traits], "IA3 adapters", "their factors multiply and don't add up"),
+        (
+            [t.is_dora or t.is_ia3 for t in traits],
+            "DoRA and IA3 adapters",
+            "one scales the outputs that the other's scaled inputs would give",
+        ),
     ):
         named = [
             m.adapter.label for m, is_in in zip(stack.members, is_member, strict=True) if is_in

@@ -53,7 +53,7 @@ def make_all(name: str, folder: Path) -> object:
     return model
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_native_equals_generic_and_alone_equals_mixed_bitwise(
     name: str, library: NativeLibrary, tmp_path: Path
 ) -> None:
