@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from adapters.base.modules import module_shapes_from_config
 from adapters.base.reference import resolve_base
 from adapters.store import AdapterStore
+from loadtests.mixed_kinds import MixedKinds
 
 _B_STANDARD_DEVIATION = 0.01  # small, but enough to change what a greedy answer says
 
@@ -60,16 +61,29 @@ def write_random_adapter(
 
 
 def fill_store(
-    store_root: Path, scratch: Path, base_reference: str, num_adapters: int, rank: int
+    store_root: Path,
+    scratch: Path,
+    base_reference: str,
+    num_adapters: int,
+    rank: int,
+    *,
+    kinds: str = "lora",
 ) -> dict[str, Path]:
-    """Publish `bench-00`, `bench-01` ... into a store; returns name -> PEFT folder in `scratch`."""
+    """Publish `bench-00`, `bench-01` ... into a store; returns name -> PEFT folder in `scratch`.
+
+    With `kinds` "mixed" they are of every kind in turn.
+    """
     shapes = base_module_shapes(base_reference)
     store = AdapterStore(store_root)
+    mixed = MixedKinds(base_reference, shapes, rank) if kinds == "mixed" else None
     folders: dict[str, Path] = {}
     for index in range(num_adapters):
         name = f"bench-{index:02d}"
-        folders[name] = write_random_adapter(
-            scratch / name, shapes, rank=rank, seed=index, base_reference=base_reference
-        )
+        if mixed is not None:
+            folders[name] = mixed.write(scratch / name, index)
+        else:
+            folders[name] = write_random_adapter(
+                scratch / name, shapes, rank=rank, seed=index, base_reference=base_reference
+            )
         store.import_folder(name, folders[name], source="loadtests")
     return folders

@@ -76,6 +76,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--base", default="embedded:smollm2-135m-instruct", metavar="REF")
     parser.add_argument("--rank", type=int, default=16, help="of each adapter (%(default)s)")
+    parser.add_argument(
+        "--kinds", choices=("lora", "mixed"), default="lora",
+        help="mixed: every adapter of another kind in turn (LoRA, DoRA, IA3, LoRA bias, prompt and "
+        "prefix tuning), which PEFT can't batch (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--tokens", type=int, default=64, help="per answer (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="only 1 and 32 clients, 0 and 32 adapters, one round"
@@ -190,12 +195,18 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
     print(f"{os.cpu_count()} CPU cores; {plan.base}; rank {plan.rank} on all linears; "
           f"{plan.shape.num_tokens} tokens an answer, greedy", flush=True)  # fmt: skip
     folders: dict[str, Path] = {}
+    arguments.peft &= arguments.kinds == "lora"
     if arguments.own or arguments.peft:
         # Imported late: a run over --url alone needs no torch.
         from loadtests.adapters_factory import fill_store
 
         folders = fill_store(
-            scratch / "store", scratch / "adapters", plan.base, max(plan.num_adapters), plan.rank
+            scratch / "store",
+            scratch / "adapters",
+            plan.base,
+            max(plan.num_adapters),
+            plan.rank,
+            kinds=arguments.kinds,
         )
     cells: list[CellResult] = []
     own = ServerMeasurement(())
