@@ -34,32 +34,45 @@ COMPILE_FLAGS = (
     "-ffp-contract=off", "-fno-math-errno",
 )  # fmt: skip
 COMPILE_TIMEOUT_SECONDS = 300
+# Linux x86-64: <asm/unistd_64.h>, <asm/prctl.h>
+_SYS_ARCH_PRCTL = 158
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_XFEATURE_XTILEDATA = 18
 
 
 class InstructionSet(Enum):
     """What the kernels can be built for, best first. The value is the name in logs and caches."""
 
+    AMX_BF16 = "amx-bf16"
     AVX512_BF16 = "avx512-bf16"
     AVX2 = "avx2"
+    AMX_EMULATED = "amx-emulated"
+    """The AMX kernels over tile instructions in plain C: for tests, never chosen by itself."""
 
     @property
     def flags(self) -> tuple[str, ...]:
         common = ("-mavx2", "-mfma", "-mf16c")
         if self is InstructionSet.AVX2:
             return common
-        return (
+        avx512 = (
             *common, "-DSY_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
             "-mavx512bf16",
         )  # fmt: skip
+        if self is InstructionSet.AVX512_BF16:
+            return avx512
+        if self is InstructionSet.AMX_EMULATED:
+            return (*avx512, "-DSY_AMX", "-DSY_AMX_EMULATED")
+        return (*avx512, "-DSY_AMX", "-mamx-tile", "-mamx-bf16")
 
     @property
     def cpu_flags(self) -> frozenset[str]:
         """The words that /proc/cpuinfo must show."""
         if self is InstructionSet.AVX2:
             return frozenset({"avx2", "fma", "f16c"})
-        return frozenset(
+        avx512 = frozenset(
             {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"}
         )
+        return avx512 | {"amx_tile", "amx_bf16"} if self is InstructionSet.AMX_BF16 else avx512
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class NativeBuildError(Exception):
 
 
 def supported_instruction_sets(cpuinfo: str | None = None) -> tuple[InstructionSet, ...]:
-    """What this processor runs, best first; empty off Linux x86-64."""
+    """What this processor runs, best first, emulation left out; empty off Linux x86-64."""
     if cpuinfo is None:
         path = Path("/proc/cpuinfo")
         if platform.machine() not in ("x86_64", "AMD64") or not path.exists():
@@ -91,7 +104,24 @@ def supported_instruction_sets(cpuinfo: str | None = None) -> tuple[InstructionS
         if line.startswith("flags"):
             flags = set(line.partition(":")[2].split())
             break
-    return tuple(candidate for candidate in InstructionSet if candidate.cpu_flags <= flags)
+    return tuple(
+        candidate
+        for candidate in InstructionSet
+        if candidate.cpu_flags <= flags and candidate is not InstructionSet.AMX_EMULATED
+    )
+
+
+def request_tile_permission() -> bool:
+    """Asks Linux for the AMX tile registers, once for all threads that this process starts later.
+
+    False where the kernel or the processor has none (Documentation/arch/x86/xstate.rst).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    request = libc.syscall(
+        ctypes.c_long(_SYS_ARCH_PRCTL), ctypes.c_long(_ARCH_REQ_XCOMP_PERM),
+        ctypes.c_long(_XFEATURE_XTILEDATA),
+    )  # fmt: skip
+    return bool(request == 0)
 
 
 def default_cache_dir() -> Path:
@@ -110,12 +140,17 @@ def load_native(
     """
     supported = supported_instruction_sets()
     candidates = supported if instruction_set is None else (instruction_set,)
-    if not candidates or candidates[0] not in supported:
+    is_emulated = instruction_set is InstructionSet.AMX_EMULATED
+    needed = InstructionSet.AVX512_BF16 if is_emulated else instruction_set
+    if not candidates or (needed is not None and needed not in supported):
         wanted = "AVX2" if instruction_set is None else instruction_set.value
         _LOG.warning("native kernels: off, this processor lacks %s; using plain torch", wanted)
         return None
     reason = ""
     for candidate in candidates:
+        if candidate is InstructionSet.AMX_BF16 and not request_tile_permission():
+            reason = "the system grants no AMX tiles"
+            continue
         try:
             path = _built_library(candidate, cache_dir or default_cache_dir())
             functions = ctypes.CDLL(str(path))

@@ -15,6 +15,9 @@
 #if defined(SY_QUADS)
 #include "quads.h"
 #endif
+#if defined(SY_AMX)
+#include "amx_tiles.h"
+#endif
 
 // Up to this many rows a tile is bound by memory: its thread takes runs of tiles and asks ahead for
 // their codes, at most kCodeLinesAhead lines.
@@ -212,40 +215,70 @@ static void coded_tile(const SyWeight& w, int tile, int num_vectors, const uint3
 // Bytes of thread scratch that linear_tile needs.
 constexpr size_t kLinearScratchBytes = 2 * kCutPairs * kLanes * sizeof(uint32_t);
 
+#if defined(SY_AMX)
+// k in whole tiles of inputs. A matrix goes one way for every number of rows.
+static inline bool suits_tiles(const SyWeight& w) { return w.k % (2 * kTilePairs) == 0; }
+
+static inline void amx_tile(const SyWeight& w, int64_t tile, int num_vectors, const uint32_t* x, int64_t x_stride,
+                            int num_rows, float* out, int64_t out_stride, uint32_t* scratch, Prefetch& prefetch) {
+    const auto weights = [&](int v, int pair, uint32_t* room, bool is_first) -> const uint32_t* {
+        if (w.kind == SY_BF16) return tile16(w, tile + v) + static_cast<int64_t>(pair) * kLanes;
+        if (!is_first) return room;
+        if (w.kind == SY_NF4) {
+            // A whole block at its first half: both share its scales.
+            if (2 * pair % kBlock == 0) unpack_tile<Nf4Source>(w, tile + v, pair, pair + kBlock / 2, room);
+        } else {
+            unpack_tile<Int8Source>(w, tile + v, pair, pair + kTilePairs, room);
+        }
+        return room;
+    };
+    amx_product(num_vectors, w.k, x, x_stride, num_rows, out, out_stride, scratch, prefetch, weights);
+}
+#endif
+
+// Sums of one or two tile16 for all rows, before any scale of the outputs.
+static inline void tile_sums(const SyWeight& w, int tile, int num_vectors, const uint32_t* x, int64_t x_stride,
+                             int num_rows, float* out, int64_t out_stride, uint32_t* scratch, Prefetch& prefetch) {
+#if defined(SY_AMX)
+    if (suits_tiles(w)) {
+        amx_tile(w, tile, num_vectors, x, x_stride, num_rows, out, out_stride, scratch, prefetch);
+        return;
+    }
+#endif
+    if (w.kind == SY_NF4) {
+#if defined(SY_QUADS)
+        quad_tiles(w, tile, num_vectors, x, x_stride, num_rows, out, out_stride, scratch, prefetch);
+#else
+        coded_tile<Nf4Source>(w, tile, num_vectors, x, x_stride, num_rows, out, out_stride, scratch, prefetch);
+#endif
+    } else if (w.kind == SY_INT8) {
+        coded_tile<Int8Source>(w, tile, num_vectors, x, x_stride, num_rows, out, out_stride, scratch, prefetch);
+    } else {
+        const int64_t stride = tile_dwords(w);
+        for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
+            const int count = w.k / 2 - pair < kCutPairs ? w.k / 2 - pair : kCutPairs;
+            tile_all_rows(num_vectors, {tile16(w, tile) + static_cast<int64_t>(pair) * kLanes, stride}, x + pair,
+                          x_stride, num_rows, count, out, out_stride, pair > 0, prefetch);
+        }
+    }
+}
+
 // Outputs 32 * tile32 .. + 31 of x . w^T for all rows, fp32, to columns 0 .. 31 of `out`. Writes whole
 // vectors: 16 columns when only one tile16 is left.
 static inline void linear_tile(const SyWeight& w, int tile32, const uint16_t* x, int64_t x_stride,
                                int num_rows, float* out, int64_t out_stride, uint8_t* scratch,
                                Prefetch& prefetch) {
-    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
-    const int64_t pair_stride = x_stride / 2;
     const int tile = 2 * tile32;
     const int num_vectors = num_tiles16(w) - tile >= 2 ? 2 : 1;
-    uint32_t* room = reinterpret_cast<uint32_t*>(scratch);
-    if (w.kind == SY_NF4) {
-#if defined(SY_QUADS)
-        quad_tiles(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room, prefetch);
-#else
-        coded_tile<Nf4Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
-                              prefetch);
-#endif
-    } else if (w.kind == SY_INT8) {
-        coded_tile<Int8Source>(w, tile, num_vectors, pairs, pair_stride, num_rows, out, out_stride, room,
-                               prefetch);
-        for (int v = 0; v < num_vectors; ++v) {
-            const int column = (tile + v) * kLanes;
-            const F16 scale = load_n(w.scales + column, w.n - column < 16 ? w.n - column : 16);
-            for (int m = 0; m < num_rows; ++m) {
-                float* p = out + m * out_stride + v * kLanes;
-                store(p, mul(load(p), scale));
-            }
-        }
-    } else {
-        const int64_t stride = tile_dwords(w);
-        for (int pair = 0; pair < w.k / 2; pair += kCutPairs) {
-            const int count = w.k / 2 - pair < kCutPairs ? w.k / 2 - pair : kCutPairs;
-            tile_all_rows(num_vectors, {tile16(w, tile) + static_cast<int64_t>(pair) * kLanes, stride},
-                          pairs + pair, pair_stride, num_rows, count, out, out_stride, pair > 0, prefetch);
+    tile_sums(w, tile, num_vectors, reinterpret_cast<const uint32_t*>(x), x_stride / 2, num_rows, out, out_stride,
+              reinterpret_cast<uint32_t*>(scratch), prefetch);
+    if (w.kind != SY_INT8) return;
+    for (int v = 0; v < num_vectors; ++v) {
+        const int column = (tile + v) * kLanes;
+        const F16 scale = load_n(w.scales + column, w.n - column < 16 ? w.n - column : 16);
+        for (int m = 0; m < num_rows; ++m) {
+            float* p = out + m * out_stride + v * kLanes;
+            store(p, mul(load(p), scale));
         }
     }
 }
