@@ -29,6 +29,19 @@ def loss_sum(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
     return functional.cross_entropy(logits.float(), targets, reduction="sum"), int(targets.numel())
 
 
+def answer_log_probs(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row: the summed log-probability of its labels (float32, with graph), their number."""
+    labels = batch["labels"][:, 1:]
+    wanted = labels != IGNORED
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with _head_only_at(output_head(model), wanted):
+        logits = model(**inputs, use_cache=False).logits
+    found = -functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
+    rows = wanted.nonzero()[:, 0]
+    summed = torch.zeros(len(labels), device=found.device).index_add(0, rows, found)
+    return summed, wanted.sum(1)
+
+
 def output_head(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into logits."""
     unwrapped: Any = getattr(model, "module", model)

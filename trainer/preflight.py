@@ -13,6 +13,7 @@ from adapters.base.training_guard import prepare_for_training
 from trainer.collator import pad_token_id
 from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
+from trainer.data.preference import pair_lengths, prepare_preferences
 from trainer.data.preparation import PreparedData, prepare_data
 from trainer.data.report import data_report
 from trainer.labels import ConversationLabeller
@@ -58,9 +59,12 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
-    data = prepare_data(loaded, labeller)
+    prepare = prepare_data if config.objective == "sft" else prepare_preferences
+    data = prepare(loaded, labeller)
     console.print(data_report(data, labeller))
-    plan = make_plan(config, data.train.rows, num_processes)
+    plan = make_plan(
+        config, data.train.rows if config.objective == "sft" else pair_lengths(data), num_processes
+    )
     ready = Preflight(
         loaded=loaded,
         base=base,

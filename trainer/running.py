@@ -20,7 +20,7 @@ from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
 from trainer.data.report import report_json
 from trainer.errors import TrainingFailedError
-from trainer.gate import parse_gate
+from trainer.gate import gate_verdict
 from trainer.history import History
 from trainer.lineage import build_manifest
 from trainer.loop import Audience, TrainingJob, TrainingOutcome, train_adapter
@@ -279,10 +279,9 @@ def _publish(
             f"full fine-tuning makes another base, not an adapter: the model is in {folder.adapter}"
         )
         return None
-    gate = parse_gate(config.publish.gate)
-    base_loss, loss = metrics["eval_loss_base"], metrics["eval_loss"]
-    console.print(gate.explain(loss, base_loss), highlight=False)
-    if not gate.is_open(loss, base_loss):
+    is_open, reason = gate_verdict(config.publish.gate, metrics)
+    console.print(reason, highlight=False)
+    if not is_open:
         console.print(
             f"nothing was published; the adapter is in {folder.adapter}", style="bold red"
         )

@@ -22,7 +22,6 @@ PENDING: Mapping[str, Pending] = {
     # methods
     "lora.bias": Pending("training the base's own biases"),
     # loop
-    "objective": Pending("preference tuning"),
     "training.attention": Pending("choosing the attention kernel"),
     # data and evaluation
     "data.format": Pending(

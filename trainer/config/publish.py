@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from trainer import defaults
 from trainer.config.section import Section
 from trainer.errors import ConfigError
-from trainer.gate import parse_gate
+from trainer.gate import parse_any_gate
 
 
 class PublishSection(Section):
@@ -24,7 +24,7 @@ class PublishSection(Section):
     @classmethod
     def _gate_parses(cls, value: str) -> str:
         try:
-            parse_gate(value)
+            parse_any_gate(value)
         except ConfigError as error:
             raise ValueError(error.problems[0]) from None
         return value
