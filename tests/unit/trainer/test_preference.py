@@ -136,7 +136,9 @@ def test_losses_and_gradients_are_those_of_trl(
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-def test_the_odds_ratio_is_that_of_trl(tiny_base: Path) -> None:
+@pytest.mark.slow
+def test_the_odds_ratio_is_that_of_trl(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from types import SimpleNamespace
 
     from trl.experimental.orpo import ORPOTrainer
