@@ -36,6 +36,11 @@ class ResponseParser:
         self._is_chunked = False
         self._num_bytes_left: int | None = None  # of the chunk or the body; None = until the end
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any byte of the response came."""
+        return self._in_body or bool(self._buffer)
+
     def feed(self, data: bytes) -> bytes:
         """The body bytes that `data` completes. Raises `HttpClientError` on broken framing."""
         self._buffer += data
@@ -304,16 +309,27 @@ class HttpConnection:
     async def _exchange(
         self, method: str, path: str, body: bytes, record: StreamRecord | None
     ) -> None:
-        transport = await self._connect()
-        finished = self._wire.begin(record)
+        is_reused = self._transport is not None and self._wire.is_open
         lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
         if body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-        transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        request = "\r\n".join([*lines, "", ""]).encode() + body
+        try:
+            await self._send(request, record)
+        except HttpClientError:
+            # The server closed an idle connection just as this request set out (RFC 9112, 9.5).
+            if not is_reused or self._wire.parser.has_begun:
+                raise
+            await self._send(request, record)
+        if self._wire.parser.headers.get("connection", "").lower() == "close":
+            self.close()
+
+    async def _send(self, request: bytes, record: StreamRecord | None) -> None:
+        transport = await self._connect()
+        finished = self._wire.begin(record)
+        transport.write(request)
         try:
             await finished
         except BaseException:
             self.close()
             raise
-        if self._wire.parser.headers.get("connection", "").lower() == "close":
-            self.close()

@@ -196,6 +196,23 @@ async def test_a_closed_connection_is_opened_again() -> None:
         assert await connection.get("/health/ready") == (200, "ok")
 
 
+async def test_a_request_that_met_a_closing_connection_goes_out_again() -> None:
+    num_connections = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await read_request(reader)  # and closes without a byte
+
+    async with connected(handler) as connection:
+        assert await connection.get("/health/ready") == (200, "ok")
+        assert await connection.get("/health/ready") == (200, "ok")
+        assert num_connections == 2
+        connection.close()
+
+
 async def test_a_cut_stream_is_an_error() -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
