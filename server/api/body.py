@@ -11,6 +11,7 @@ from server.api.errors import BodyTooLargeError, ClientGoneError
 from server.core.errors import RequestError
 
 _MAX_SHOWN_CHARS = 80
+_MAX_PROBLEMS = 20
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -38,7 +39,9 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> RequestError:
     """What pydantic found, in the words of the request: all problems, the first one's field."""
     problems = error.errors(include_url=False)
     first_param = _param(problems[0])
-    texts = dict.fromkeys(_sentence(problem, schema) for problem in problems)
+    texts = list(dict.fromkeys(_sentence(problem, schema) for problem in problems[:_MAX_PROBLEMS]))
+    if len(problems) > _MAX_PROBLEMS:
+        texts.append(f"And {len(problems) - _MAX_PROBLEMS} more problems")
     return RequestError(". ".join(texts), first_param or None)
 
 
@@ -75,7 +78,7 @@ def _param(problem: Mapping[str, Any]) -> str:
     """`messages[0].content` from pydantic's location, or the field that our own check names."""
     path = ""
     for part in (*problem["loc"], *_own_field(problem)):
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_SHOWN_CHARS]}"
     return path.removeprefix(".")
 
 
@@ -111,5 +114,7 @@ def _sentence(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
 def _suggestion(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if len(problem["loc"]) != 1:
         return ""
-    near = difflib.get_close_matches(str(problem["loc"][0]), schema.model_fields, n=1)
+    near = difflib.get_close_matches(
+        str(problem["loc"][0])[:_MAX_SHOWN_CHARS], schema.model_fields, n=1
+    )
     return f" (did you mean {near[0]}?)" if near else ""

@@ -23,6 +23,7 @@ all subclasses that have none of their own. The object that goes out is the Open
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -128,6 +129,8 @@ class ErrorRow:
     retry_after_seconds: float | None = None
 
 
+_PATH = re.compile(r"(?<![\w.:/])/[\w.@+-]+(?:/[\w.@+-]*)*")
+
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 
@@ -174,6 +177,8 @@ def error_object(error: Exception) -> dict[str, dict[str, str | None]]:
     row = row_of(error)
     is_ours = isinstance(error, SwitchyardError | AdapterError)
     message = str(error) if is_ours else "The server failed on this request; its log says why."
+    if row.status >= 500:
+        message = _PATH.sub("(a path)", message)  # Where files are is for the log.
     param = getattr(error, "param", None) or row.param
     return {"error": {"message": message, "type": row.type, "param": param, "code": row.code}}
 

@@ -175,7 +175,7 @@ class StepLoop:
             logger.exception("a step over %d rows failed", len(batch.rows))
             for placement in plan.placements:
                 self._scheduler.forget_placement(placement.digest)
-            return self._scheduler.fail_batch(batch, f"the step failed: {error}")
+            return self._scheduler.fail_batch(batch, "the step failed; the server's log says why")
         self._metrics.model_seconds.inc(output.model_seconds)
         return self._scheduler.update(batch, output)
 
@@ -193,9 +193,9 @@ class StepLoop:
                 continue
             try:
                 self._runner.place_adapter(placement.pages, adapter)
-            except Exception as error:  # the boundary: it is the failure of its users only
+            except Exception:  # the boundary: it is the failure of its users only
                 logger.exception("adapter %s can't be placed on the device", placement.digest)
-                reason = f"its adapter can't be placed on the device: {error}"
+                reason = "its adapter can't be placed on the device; the server's log says why"
                 failed += self._scheduler.fail_adapter(placement.digest, reason)
         self._resident = self._scheduler.slots.resident()
         return failed

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from adapters import errors as adapter_errors
+from adapters.errors import StoreError
 from server.api import errors as api_errors
 from server.api.errors import TABLE, error_object, error_response, row_of
 from server.core import errors as core_errors
@@ -60,3 +61,8 @@ def test_an_unforeseen_error_keeps_its_text_to_the_log() -> None:
     body = error_object(ValueError("/home/me/secret"))["error"]
     assert body["code"] == "internal_error"
     assert "secret" not in str(body["message"])
+
+
+def test_a_servers_failure_names_no_path() -> None:
+    text = error_object(StoreError("the store /var/lib/sy/x_1 can't be changed: see a/b and 1/2"))
+    assert text["error"]["message"] == "the store (a path) can't be changed: see a/b and 1/2"

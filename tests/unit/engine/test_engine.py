@@ -161,11 +161,14 @@ async def test_a_broken_adapter_fails_its_own_request_only() -> None:
         assert text_of(good) == expected_text(request())
 
 
-async def test_a_failed_step_fails_its_requests_and_the_engine_goes_on() -> None:
+async def test_a_failed_step_fails_its_requests_and_the_engine_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with running(fail_on=50) as harness:
         failed = await collect(harness.engine, request((50, 8), stack("a")))
         assert failed[-1].finish_reason is FinishReason.ERROR
-        assert "token 50 breaks this model" in (failed[-1].error or "")
+        assert "token 50 breaks this model" not in (failed[-1].error or "")
+        assert "token 50 breaks this model" in caplog.text
         wanted = request(stack=stack("a"))
         assert text_of(await collect(harness.engine, wanted)) == expected_text(wanted)
 
