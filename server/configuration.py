@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.base.reference import DEFAULT_BASE
+from adapters.serving_limits import ADAPTER_PAGES, MAX_LORA_RANK
 from server.core.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "SWITCHYARD_"
@@ -56,9 +57,12 @@ class ServerConfig(BaseModel):
         ADAPTERS, (), "Folders that /v1/load_lora_adapter may read from"
     )
     adapter_bank_pages: int = setting(
-        ADAPTERS, 128, "Adapter pages on the device; a page holds 8 rank components", ge=1
+        ADAPTERS,
+        ADAPTER_PAGES,
+        "Adapter pages on the device; a page holds 8 rank components",
+        ge=1,
     )
-    max_lora_rank: int = setting(ADAPTERS, 64, "Largest adapter rank accepted", ge=1)
+    max_lora_rank: int = setting(ADAPTERS, MAX_LORA_RANK, "Largest adapter rank accepted", ge=1)
     allow_mismatch: bool = setting(
         ADAPTERS, False, "Serve adapters made for another base, with a warning header"
     )

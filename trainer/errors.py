@@ -5,6 +5,7 @@ TrainerError
 ├── DataError              the data can't be read, or nothing is left of it after cleaning
 │   └── UnknownFormatError the columns fit no known row format
 ├── TemplateError          the chat template doesn't show where an answer begins and ends
+├── ServingError           a server would refuse the adapter, doesn't answer, or answers otherwise
 ├── MethodError            the method and the base don't fit each other
 ├── TrainingFailedError    the run had to stop: the loss is not a number, or nothing carries loss
 │   └── CheckpointError    a checkpoint can't be written: the disk is full or refuses it
@@ -55,3 +56,5 @@ class CheckpointError(TrainingFailedError):
 
 class ResumeError(TrainerError):
     """The run in this folder can't be gone on with."""
+class ServingError(TrainerError):
+    """A server and what was, or would be, trained for it don't fit each other."""

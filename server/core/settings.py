@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from adapters.rank_pages import PAGE_RANK
+from adapters.serving_limits import ADAPTER_PAGES, MAX_LORA_RANK
 from server.core.errors import ConfigurationError
 
 
@@ -26,8 +27,8 @@ class SchedulerSettings:
     max_adapters_per_step: int = 64
     block_size: int = 16
     num_blocks: int = 2048
-    num_adapter_pages: int = 128
-    max_lora_rank: int = 64
+    num_adapter_pages: int = ADAPTER_PAGES
+    max_lora_rank: int = MAX_LORA_RANK
     enable_prefix_cache: bool = True
 
     def __post_init__(self) -> None:

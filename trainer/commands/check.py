@@ -1,24 +1,112 @@
 """`trainer check`: everything that can be known before step 1."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 from rich.console import Console
 
-from trainer.commands.options import EPILOG, OVERRIDES, ConfigPath
+from trainer import defaults
+from trainer.commands.options import EPILOG, OVERRIDES, ApiKey, ConfigPath, ServerUrl, StorePath
 from trainer.commands.telling import load_libraries, told_in_one_line
-from trainer.config_loading import load_config
+from trainer.config_loading import LoadedConfig, load_config
 
 
 def register(app: typer.Typer) -> None:
     app.command("check", context_settings=OVERRIDES, epilog=EPILOG)(check)
 
 
-def check(context: typer.Context, config: ConfigPath) -> None:
-    """Check everything that can be known before step 1; trains nothing, writes nothing."""
+def check(
+    context: typer.Context,
+    config: ConfigPath,
+    store: StorePath = Path(defaults.STORE),
+    server: ServerUrl = None,
+    api_key: ApiKey = None,
+    model_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Only predict this config's memory on llama-7b, llama-13b or llama-65b.",
+        ),
+    ] = None,
+    trial: Annotated[
+        bool, typer.Option(help="Take two forwards to predict how long the run takes.")
+    ] = True,
+) -> None:
+    """Check everything that can be known before step 1, and predict memory and time.
+
+    Config, data, chat template, method against base and against what a server accepts. Trains
+    nothing, writes nothing. Exit code 1 means that the run, or a server, would refuse.
+    """
     console = Console()
     with told_in_one_line(console):
         loaded = load_config(config, context.args)
         load_libraries(console)
-        from trainer.preflight import prepare_run
+        if model_shape is not None:
+            _predict_for_shape(loaded, model_shape, console)
+        else:
+            _check(loaded, store, server, api_key, trial, console)
 
-        prepare_run(loaded, console)
-        console.print("all checks passed", style="bold green")
+
+def _predict_for_shape(loaded: LoadedConfig, name: str, console: Console) -> None:
+    from trainer.methods.quantization import quantization_for
+    from trainer.prediction.memory import BatchSizes, predict_memory
+    from trainer.prediction.model_shape import named_shape
+    from trainer.prediction.tables import memory_table
+
+    config = loaded.config
+    tokens = config.training.batch_tokens or config.data.max_length
+    prediction = predict_memory(
+        config,
+        named_shape(name),
+        quantization_for(config),
+        BatchSizes(tokens, tokens, 0, 0),
+        element_bytes=4 if config.training.compute_dtype == "float32" else 2,
+    )
+    title = f"{name}, {config.method}, {tokens} tokens a forward, predicted"
+    console.print(memory_table(prediction, title))
+
+
+def _check(
+    loaded: LoadedConfig,
+    store: Path,
+    server: str | None,
+    api_key: str | None,
+    trial: bool,
+    console: Console,
+) -> None:
+    from adapters.base.modules import linear_modules
+    from adapters.store import AdapterStore
+    from trainer.errors import ServingError
+    from trainer.methods.targets import BaseGeometry, match_modules
+    from trainer.prediction.run_memory import predict_run_memory
+    from trainer.prediction.tables import duration_text, memory_table
+    from trainer.prediction.trial import predict_seconds
+    from trainer.preflight import prepare_run
+    from trainer.serving_check import ServingLimits, limits_of, name_note, serving_problems
+
+    limits = ServingLimits() if server is None else limits_of(server, api_key)
+    ready = prepare_run(loaded, console)
+    run = ready.config
+    problems = serving_problems(
+        run,
+        match_modules(run, linear_modules(ready.base.model)),
+        BaseGeometry.of(ready.base.model.config),
+        limits,
+        num_steps=ready.plan.num_steps,
+    )
+    # Looking must not make a store where there is none.
+    opened = AdapterStore(store) if store.is_dir() else None
+    console.print(f"name: {name_note(run, opened, limits)}", highlight=False)
+    console.print(memory_table(predict_run_memory(ready)))
+    if trial:
+        predicted = predict_seconds(ready)
+        console.print(
+            f"time: about {duration_text(predicted.run_seconds)}, evaluations included "
+            f"({predicted.trial_seconds:.1f} s for a forward and backward over "
+            f"{predicted.trial_tokens} tokens)",
+            highlight=False,
+        )
+    if problems and run.method != "full":
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise ServingError(f"a server would refuse this adapter:\n{lines}")
+    console.print("all checks passed", style="bold green")

@@ -17,8 +17,10 @@ EXIT_INTERRUPTED = 130
 def load_libraries(console: Console) -> None:
     """Import what takes seconds, and keep it quiet."""
     with console.status("loading libraries"):
+        from trainer.host_memory import give_memory_back
         from trainer.quiet import quiet_libraries
 
+        give_memory_back()
         quiet_libraries()
 
 
