@@ -56,5 +56,7 @@ class CheckpointError(TrainingFailedError):
 
 class ResumeError(TrainerError):
     """The run in this folder can't be gone on with."""
+
+
 class ServingError(TrainerError):
     """A server and what was, or would be, trained for it don't fit each other."""

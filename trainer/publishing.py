@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from adapters.errors import AdapterNotFoundError
+from adapters.inspection import inspect_adapter
 from adapters.manifest import Manifest
 from adapters.names import AdapterRef
 from adapters.store import AdapterStore, StoredAdapter
@@ -22,10 +23,14 @@ def publish_adapter(
 ) -> StoredAdapter:
     """Copy the run's adapter into the store as a new version, whole or not at all.
 
-    With `publish.keep` older versions are removed afterwards, never the one the name points at.
+    What the manifest says of method and rank is read from the files. With `publish.keep` older
+    versions are removed afterwards, never the one the name points at.
     """
     if folder.loss_curve.is_file():
         shutil.copyfile(folder.loss_curve, folder.adapter / folder.loss_curve.name)
+    inspection = inspect_adapter(folder.adapter)
+    found = {"method": inspection.method, "rank": inspection.rank}
+    manifest = manifest.model_copy(update=found)
     stored = store.publish(manifest.name, folder.adapter, manifest, set_alias=section.alias)
     if section.keep is not None:
         current = _current(store, manifest.name)

@@ -26,6 +26,8 @@ from trainer.lineage import build_manifest
 from trainer.loop import Audience, TrainingJob, TrainingOutcome, train_adapter
 from trainer.methods.attachment import attach_adapter
 from trainer.methods.tuning import Tuning
+from trainer.prediction.run_memory import predict_run_memory
+from trainer.prediction.tables import memory_line
 from trainer.preflight import Preflight, prepare_run
 from trainer.processes import ALONE, Processes, join_processes
 from trainer.progress import choose_view
@@ -97,6 +99,7 @@ def carry_out(
     config = ready.config
     base_loss = record.base_measured["loss"]
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
+    predicted = predict_run_memory(ready).total if config.objective == "sft" else None
     tuning = attach_adapter(
         ready.base,
         config,
@@ -116,6 +119,8 @@ def carry_out(
     )
     with _told(ready, folder, start, console, processes) as audience, _disk_full_explained(folder):
         outcome = train_adapter(tuning.model, job, audience, start)
+    if predicted is not None:
+        console.print(memory_line(predicted, outcome.peak_memory_bytes), highlight=False)
     result = None
     if processes.is_main:
         result = _finish(ready, task, folder, record, outcome, tuning, store, console)

@@ -31,6 +31,14 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
+def memory_line(predicted: int, measured: int) -> str:
+    """The two beside each other."""
+    return (
+        f"peak memory: predicted {size_text(predicted)}, measured {size_text(measured)} "
+        f"({predicted / measured - 1:+.0%})"
+    )
+
+
 def duration_text(seconds: float) -> str:
     """`45 s`, `12 min`, `3.4 h`."""
     if seconds < 90:

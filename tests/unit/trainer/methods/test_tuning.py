@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from adapters.base.modules import linear_modules
+from adapters.base.modules import adaptable_modules, linear_modules
+from adapters.inspection import inspect_adapter
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits, train
 from trainer.errors import MethodError
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules
@@ -48,7 +49,7 @@ def test_what_is_trained_is_what_peft_loads(
     settings = config(tiny_base, method=method, **extra)
     base = loaded(settings)
     of_base = logits(base.model)
-    modules = linear_modules(base.model)
+    modules, adaptable = linear_modules(base.model), adaptable_modules(base.model)
     geometry = BaseGeometry.of(base.model.config)
     tuning = attach(base, settings)
     assert tuning.num_parameters == count_parameters(
@@ -61,6 +62,7 @@ def test_what_is_trained_is_what_peft_loads(
     trained = logits(tuning.model)
     assert not torch.allclose(trained, of_base, atol=1e-2)
     tuning.write(tmp_path / "out", torch.float32)
+    assert inspect_adapter(tmp_path / "out", adaptable).method != ""  # a server takes it
     fresh = PeftModel.from_pretrained(loaded(settings).model, str(tmp_path / "out"))
     torch.testing.assert_close(logits(fresh), trained, atol=1e-5, rtol=0)
     published = tuning.published(tmp_path / "out")
