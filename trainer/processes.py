@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from trainer.errors import ConfigError
+
 Shared = TypeVar("Shared")
 
 
@@ -54,8 +56,16 @@ ALONE = Processes()
 def join_processes(device: str) -> Processes:
     """This process's place in the run, as the launcher's environment tells it.
 
-    With a launcher it also connects to the others: over gloo on a CPU, nccl on CUDA.
+    With a launcher it also connects to the others: over gloo on a CPU, nccl on CUDA. Raises
+    `ConfigError` for FSDP: checkpoints and adapters would hold one process's shards.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ConfigError(
+            [
+                "accelerate was told to use FSDP, which the trainer doesn't save rightly; use DDP "
+                "(examples/accelerate/ddp.yaml): each process holds the whole 4-bit base"
+            ]
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     from accelerate import PartialState
