@@ -1,12 +1,16 @@
 """Which rows go into which forward: batches by tokens, of rows of like length."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 BATCHES_PER_WINDOW = 8
 """Rows are sorted by length only within a random window of so many batches, so that who shares a
 batch changes from epoch to epoch while padding stays small."""
+
+
+Fill = Callable[[Sequence[int], Sequence[int], int], list[tuple[int, ...]]]
+"""(rows, longest first; all lengths; token budget) to batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,12 @@ class BatchPlan:
     epoch_ends: tuple[int, ...]
 
 
-def plan_batches(lengths: Sequence[int], *, epochs: int, batch_tokens: int, seed: int) -> BatchPlan:
+def plan_batches(
+    lengths: Sequence[int], *, epochs: int, batch_tokens: int, seed: int, packing: bool = False
+) -> BatchPlan:
     """Batches whose padded size stays within `batch_tokens`; a longer row has one for itself.
+
+    With `packing` it is the sum of the rows that stays within it, rows being set where they fit.
 
     The same arguments give the same plan. Each row is in each epoch exactly once.
     """
@@ -29,7 +37,7 @@ def plan_batches(lengths: Sequence[int], *, epochs: int, batch_tokens: int, seed
     epoch_ends: list[int] = []
     for epoch in range(epochs):
         generator = random.Random(f"{seed}:{epoch}")
-        batches += _epoch(lengths, batch_tokens, generator)
+        batches += _epoch(lengths, batch_tokens, generator, _fill if packing else _cut)
         epoch_ends.append(len(batches))
     return BatchPlan(tuple(batches), tuple(epoch_ends))
 
@@ -48,7 +56,7 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> f
 
 
 def _epoch(
-    lengths: Sequence[int], batch_tokens: int, generator: random.Random
+    lengths: Sequence[int], batch_tokens: int, generator: random.Random, fill: Fill
 ) -> list[tuple[int, ...]]:
     order = list(range(len(lengths)))
     generator.shuffle(order)
@@ -59,18 +67,18 @@ def _epoch(
         window.append(index)
         window_tokens += lengths[index]
         if window_tokens >= BATCHES_PER_WINDOW * batch_tokens:
-            batches += _window(window, lengths, batch_tokens)
+            batches += _window(window, lengths, batch_tokens, fill)
             window, window_tokens = [], 0
-    batches += _window(window, lengths, batch_tokens)
+    batches += _window(window, lengths, batch_tokens, fill)
     generator.shuffle(batches)
     return batches
 
 
 def _window(
-    window: Sequence[int], lengths: Sequence[int], batch_tokens: int
+    window: Sequence[int], lengths: Sequence[int], batch_tokens: int, fill: Fill
 ) -> list[tuple[int, ...]]:
     # `sorted` is stable: rows of equal length keep their random order.
-    return _cut(sorted(window, key=lambda i: -lengths[i]), lengths, batch_tokens)
+    return fill(sorted(window, key=lambda i: -lengths[i]), lengths, batch_tokens)
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, ...]]:
@@ -85,3 +93,19 @@ def _cut(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> lis
     if current:
         batches.append(tuple(current))
     return batches
+
+
+def _fill(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, ...]]:
+    """Rows, longest first, each into the first sequence that still has room (first fit)."""
+    sequences: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        length = lengths[index]
+        place = next((n for n, free in enumerate(room) if free >= length), None)
+        if place is None:
+            sequences.append([index])
+            room.append(batch_tokens - length)
+        else:
+            sequences[place].append(index)
+            room[place] -= length
+    return [tuple(sequence) for sequence in sequences]

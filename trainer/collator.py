@@ -27,6 +27,33 @@ def collate_rows(rows: Sequence[LabelledRow], pad_id: int) -> Batch:
     return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
 
+def pack_rows(rows: Sequence[LabelledRow]) -> Batch:
+    """`input_ids`, `labels`, `position_ids`, each (1, all tokens): the rows behind one another.
+
+    Positions start again with each row and there is no mask: transformers tells the rows apart by
+    that. A row's first token is no target, since the token before it is another row's.
+    """
+    ids = [torch.tensor(row.token_ids) for row in rows]
+    labels = [
+        torch.where(torch.tensor(row.carries_loss), row_ids, IGNORED)
+        for row, row_ids in zip(rows, ids, strict=True)
+    ]
+    for row_labels in labels:
+        row_labels[0] = IGNORED
+    positions = [torch.arange(len(row)) for row in rows]
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "labels": torch.cat(labels)[None],
+        "position_ids": torch.cat(positions)[None],
+    }
+
+
+def count_tokens(batch: Batch) -> int:
+    """Tokens of a batch that aren't padding."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
 def pad_token_id(tokenizer: object) -> int:
     """Any id does under the attention mask; the tokenizer's own, else its end token, else 0."""
     for name in ("pad_token_id", "eos_token_id"):

@@ -30,6 +30,7 @@ class TrainingPlan:
     warmup_steps: int
     eval_steps: frozenset[int]
     padding_share: float
+    packing: bool
     notes: tuple[str, ...]
 
     @property
@@ -69,6 +70,7 @@ def make_plan(config: TrainerConfig, rows: Sequence[Sized], num_processes: int =
     training = config.training
     lengths = row_lengths(rows)
     notes: list[str] = []
+    packing = config.data.packing
     epochs = training.epochs
     if epochs is None:
         epochs = _choose_epochs(len(rows))
@@ -83,7 +85,9 @@ def make_plan(config: TrainerConfig, rows: Sequence[Sized], num_processes: int =
             f"batch_tokens: {batch_tokens}, for about {defaults.STEPS_PER_EPOCH_AIM} forwards an "
             f"epoch within {defaults.MIN_BATCH_TOKENS} to {defaults.MAX_BATCH_TOKENS}"
         )
-    layout = plan_batches(lengths, epochs=epochs, batch_tokens=batch_tokens, seed=config.seed)
+    layout = plan_batches(
+        lengths, epochs=epochs, batch_tokens=batch_tokens, seed=config.seed, packing=packing
+    )
     accumulation = training.gradient_accumulation
     per_step = accumulation * num_processes
     num_steps = math.ceil(len(layout.batches) / per_step)
@@ -92,7 +96,7 @@ def make_plan(config: TrainerConfig, rows: Sequence[Sized], num_processes: int =
         num_steps = training.max_steps
         batches = batches[: num_steps * per_step]
         notes.append(f"max_steps ends the run after {num_steps} steps")
-    share = padding_share(lengths, batches)
+    share = 0.0 if packing else padding_share(lengths, batches)
     return TrainingPlan(
         batches=batches,
         epoch_ends=layout.epoch_ends,
@@ -106,6 +110,7 @@ def make_plan(config: TrainerConfig, rows: Sequence[Sized], num_processes: int =
         warmup_steps=math.ceil(training.warmup_share * num_steps),
         eval_steps=_eval_steps(config.evaluation.every, layout, per_step, num_steps),
         padding_share=share,
+        packing=packing,
         notes=tuple(notes),
     )
 

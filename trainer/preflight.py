@@ -20,6 +20,7 @@ from trainer.labels import ConversationLabeller
 from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
+from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
 from trainer.trackers import require_tracker
 from trainer.training_arguments import choose_optimizer, resolve_device
@@ -58,6 +59,8 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     base = load_base(config.base, quantization_for(config), device=device, dtype=_dtype(config))
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
+    if config.data.packing:
+        check_packing(base.model, config)
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     prepare = prepare_data if config.objective == "sft" else prepare_preferences
     data = prepare(loaded, labeller)

@@ -28,7 +28,6 @@ PENDING: Mapping[str, Pending] = {
         "this format",
         ("instruction", "messages", "conversations", "prompt", "openorca", "ultrachat", "text"),
     ),
-    "data.packing": Pending("packing"),
     "evaluation.metrics": Pending("these metrics"),
     "evaluation.max_rows": Pending("`trainer eval`"),
     "evaluation.answer_tokens": Pending("`trainer eval`"),
