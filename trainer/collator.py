@@ -48,12 +48,6 @@ def pack_rows(rows: Sequence[LabelledRow]) -> Batch:
     }
 
 
-def count_tokens(batch: Batch) -> int:
-    """Tokens of a batch that aren't padding."""
-    mask = batch.get("attention_mask")
-    return batch["input_ids"].numel() if mask is None else int(mask.sum())
-
-
 def pad_token_id(tokenizer: object) -> int:
     """Any id does under the attention mask; the tokenizer's own, else its end token, else 0."""
     for name in ("pad_token_id", "eos_token_id"):

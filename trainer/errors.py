@@ -7,6 +7,7 @@ TrainerError
 ├── TemplateError          the chat template doesn't show where an answer begins and ends
 ├── ServingError           a server would refuse the adapter, doesn't answer, or answers otherwise
 ├── MethodError            the method and the base don't fit each other
+├── EvaluationError        what is to be measured, or the server that answers, isn't usable
 ├── TrainingFailedError    the run had to stop: the loss is not a number, or nothing carries loss
 │   └── CheckpointError    a checkpoint can't be written: the disk is full or refuses it
 └── ResumeError            a run folder that can't be gone on with, and why
@@ -44,6 +45,10 @@ class TemplateError(TrainerError):
 
 class MethodError(TrainerError):
     """The fine-tuning method doesn't fit this base model or these settings."""
+
+
+class EvaluationError(TrainerError):
+    """An adapter can't be measured, or an endpoint doesn't answer."""
 
 
 class TrainingFailedError(TrainerError):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from trainer.collator import collate_rows
+from trainer.collator import collate_rows, pack_rows
 from trainer.data.examples import Example, Examples
 from trainer.data.preference import preferences
 from trainer.evaluation import held_out_loss
@@ -116,7 +116,7 @@ def make_task(ready: Preflight, processes: Processes) -> Task:
         return SupervisedTask(
             rows=ready.data.train.rows,
             held_out_examples=ready.data.held_out,
-            collate=lambda rows: collate_rows(rows, pad_id),
+            collate=pack_rows if ready.plan.packing else lambda rows: collate_rows(rows, pad_id),
             batch_tokens=batch_tokens,
             pad_id=pad_id,
             processes=processes,

@@ -1,0 +1,100 @@
+"""Base against adapters, for people: a table, JSON and Markdown, and bars."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from trainer.comparison import HeldOut, Measured
+from trainer.data.conversation import as_messages
+
+JSON_FILE, MARKDOWN_FILE, CHART_FILE = "evaluation.json", "evaluation.md", "comparison.png"
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "judge_unparseable"})
+
+
+def comparison_table(results: Sequence[Measured], held_out: HeldOut) -> Table:
+    """One line for each model, one column for each figure."""
+    title = f"{len(held_out.examples)} rows of {held_out.path} ({held_out.language})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    names = _figure_names(results)
+    for name in names:
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(result.label, *_cells(result, names))
+    return table
+
+
+def write_report(
+    folder: Path, results: Sequence[Measured], held_out: HeldOut, base: str, settings: Any
+) -> None:
+    """`evaluation.json` with every answer, and `evaluation.md` with the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "prompt": as_messages(example.conversation.prompt),
+            "reference": example.conversation.answer,
+            "answers": {r.label: r.answers[i] for r in results if r.answers},
+        }
+        for i, example in enumerate(held_out.examples)
+    ]
+    document = {
+        "base": base,
+        "data": {
+            "file": str(held_out.path),
+            "digest": held_out.digest,
+            "num_rows": len(rows),
+            "language": held_out.language,
+        },
+        "settings": settings,
+        "figures": {result.label: result.figures for result in results},
+        "rows": rows,
+    }
+    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    (folder / JSON_FILE).write_text(text, encoding="utf-8")
+    (folder / MARKDOWN_FILE).write_text(_markdown(results, held_out, base), encoding="utf-8")
+
+
+def draw_bars(results: Sequence[Measured], path: Path) -> None:
+    """One small chart for each figure, one bar for each model."""
+    from matplotlib.figure import Figure
+
+    names = _figure_names(results)
+    figure = Figure(figsize=(max(3.0, 2.6 * len(names)), 3.2), layout="constrained")
+    axes = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=False):
+        shown = [result for result in results if name in result.figures]
+        heights = [result.figures[name] for result in shown]
+        colours = ["#999999" if result is results[0] else "#3465a4" for result in shown]
+        bars = axis.bar(range(len(shown)), heights, color=colours)
+        axis.bar_label(bars, fmt="%.3g", fontsize=7)
+        axis.set_xticks(range(len(shown)), [r.label for r in shown], rotation=30, ha="right")
+        axis.tick_params(labelsize=7)
+        better = "lower" if name in LOWER_IS_BETTER else "higher"
+        axis.set_title(f"{name} ({better} is better)", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _figure_names(results: Sequence[Measured]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result.figures))
+
+
+def _cells(result: Measured, names: Sequence[str]) -> list[str]:
+    return [f"{result.figures[n]:.4g}" if n in result.figures else "-" for n in names]
+
+
+def _markdown(results: Sequence[Measured], held_out: HeldOut, base: str) -> str:
+    names = _figure_names(results)
+    lines = [
+        f"# {' against '.join(result.label for result in results)}",
+        "",
+        f"Base `{base}`; {len(held_out.examples)} rows of `{held_out.path.name}` "
+        f"(`{held_out.digest}`), words split as {held_out.language}.",
+        "",
+        f"| model | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+        *(f"| {r.label} | {' | '.join(_cells(r, names))} |" for r in results),
+    ]
+    return "\n".join(lines) + "\n"

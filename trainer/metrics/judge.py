@@ -1,0 +1,140 @@
+"""Answers scored by a model behind any OpenAI-compatible endpoint, after MT-Bench.
+
+The single-answer grading of MT-Bench (arXiv:2306.05685): the judge sees question and answer and
+ends with `Rating: [[7]]`. A judge that doesn't say a rating is counted, never guessed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import DataError, EvaluationError
+
+_LOWEST, _HIGHEST = 1, 10
+_PROMPT = """Rate the answer to the question on a scale of 1 to 10 for helpfulness, relevance, \
+accuracy and level of detail. Give a short reason, then end with the rating in exactly this form: \
+Rating: [[5]]
+
+[Question]
+{question}
+{reference}
+[Answer]
+{answer}
+[End]"""
+_NUMBER = r"(10(?:\.0+)?|[1-9](?:\.\d+)?)"
+_PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\[\[\s*{_NUMBER}\s*(?:/\s*10)?\s*\]\]",
+        rf"(?:rating|score|评分|得分|分数)\W{{0,8}}{_NUMBER}(?![\d.]*\d)",
+        rf"(?<![\d.]){_NUMBER}\s*(?:/|out of)\s*10\b",
+        rf"^\W*{_NUMBER}\W*$",
+    )
+)
+"""From the form that was asked for to what small judges write instead; the last match counts."""
+
+Ask = Callable[[str], str]
+"""A prompt to the judge's reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question for a model to answer; `reference` is "" where nobody knows the answer."""
+
+    text: str
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Mean of the ratings (1 to 10) that could be read; None when none could."""
+
+    mean: float | None
+    num_rated: int
+    num_unparseable: int
+    ratings: tuple[float | None, ...]
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """MT-Bench's JSONL: `turns` (the first is asked), optionally `reference`."""
+    questions = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in filter(str.strip, lines):
+            document = json.loads(line)
+            references = document.get("reference") or [""]
+            questions.append(Question(str(document["turns"][0]), str(references[0])))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no file of MT-Bench questions (a JSON object with `turns` on each line): "
+            f"{error}"
+        ) from error
+    if not questions:
+        raise DataError(f"{path} holds no questions")
+    return tuple(questions)
+
+
+def judge(questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> Judgement:
+    """Have every answer rated once."""
+    ratings = tuple(
+        parse_rating(
+            ask(
+                _PROMPT.format(
+                    question=question.text,
+                    answer=answer,
+                    reference=f"\n[Reference answer]\n{question.reference}\n"
+                    if question.reference
+                    else "",
+                )
+            )
+        )
+        for question, answer in zip(questions, answers, strict=True)
+    )
+    rated = [rating for rating in ratings if rating is not None]
+    mean = sum(rated) / len(rated) if rated else None
+    return Judgement(mean, len(rated), len(ratings) - len(rated), ratings)
+
+
+def parse_rating(reply: str) -> float | None:
+    """The rating in a reply, or None when there is none from 1 to 10."""
+    for pattern in _PATTERNS:
+        found = pattern.findall(reply.strip())
+        if found and _LOWEST <= float(found[-1]) <= _HIGHEST:
+            return float(found[-1])
+    return None
+
+
+def chat(url: str, model: str, api_key: str | None, *, max_tokens: int) -> Ask:
+    """Asks `model` at the OpenAI-compatible endpoint `url` (with or without `/v1`), greedily.
+
+    The function raises `EvaluationError` when the endpoint can't be reached or refuses.
+    """
+    import httpx
+
+    base = url.rstrip("/")
+    base = base if base.endswith("/v1") else f"{base}/v1"
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    client = httpx.Client(timeout=600, headers=headers)
+
+    def ask(prompt: str) -> str:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+        }
+        try:
+            response = client.post(f"{base}/chat/completions", json=body)
+            response.raise_for_status()
+            document: Any = response.json()
+            return str(document["choices"][0]["message"]["content"] or "")
+        except httpx.HTTPStatusError as error:
+            reason = error.response.text[:200]
+            raise EvaluationError(f"{base} refused to answer as {model}: {reason}") from error
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise EvaluationError(f"{base} can't be asked as {model}: {error}") from error
+
+    return ask
