@@ -28,7 +28,7 @@ from server.model.runner import TorchRunner
 _PROMPT = [20 + (13 * i) % 200 for i in range(12)] + [7, *INVOCATION, 31, 5, 77]
 _STACKED, _STACK_SCALE = "lora", 0.5
 _NUM_PAGES = 192
-_WINDOW = 128
+_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class KindResult:
     same_tokens: bool
 
 
-def measure(base: str, num_tokens: int) -> list[KindResult]:
-    """All kinds over one base. Raises what loading the base does."""
+def measure(base: str, num_tokens: int, kinds: Sequence[str] = tuple(KINDS)) -> list[KindResult]:
+    """These kinds over one base; "lora" must be the first. Raises what loading the base does."""
+    assert kinds[0] == _STACKED, kinds
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         expected = {}
-        for seed, kind in enumerate(KINDS):
+        for seed, kind in enumerate(kinds):
             peft_model = make_kind(kind, _fresh(base), root / kind, seed=seed)
             print(f"  PEFT: {kind}", flush=True)
             plain = _follow(peft_model, num_tokens)
@@ -130,12 +131,12 @@ def _compare(
         enable_prefix_cache=False,
     )
     engine = KindsEngine(model.runner, model.loader, settings)
-    pages = {kind: engine.load(kind, root / kind).num_pages for kind in KINDS}
-    requests = [(_PROMPT, [(kind, 1.0)]) for kind in KINDS]
-    follow = [expected[kind][0][0] for kind in KINDS]
+    pages = {kind: engine.load(kind, root / kind).num_pages for kind in expected}
+    requests = [(_PROMPT, [(kind, 1.0)]) for kind in expected]
+    follow = [expected[kind][0][0] for kind in expected]
     mixed = engine.generate(requests, num_tokens, follow=follow)
     results = []
-    for kind, request, tokens, in_batch in zip(KINDS, requests, follow, mixed, strict=True):
+    for kind, request, tokens, in_batch in zip(expected, requests, follow, mixed, strict=True):
         (plain_tokens, plain), stacked = expected[kind]
         (alone,) = engine.generate([request], num_tokens, follow=[tokens])
         own = [[int(v) for v in answer.logits.argmax(1)] for answer in (alone, in_batch)]
