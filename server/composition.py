@@ -21,6 +21,7 @@ from server.api.key_file import read_keys, watch_keys
 from server.api.keys import KeyRing
 from server.api.protocol import ConnectionLimits, guarded_protocol
 from server.api.settings import ApiSettings
+from server.api.tool_formats import ToolFormat
 from server.api.tracing import tracer_provider
 from server.configuration import ServerConfig
 from server.core.model_info import ModelInfo
@@ -113,6 +114,7 @@ async def run_server(config: ServerConfig) -> None:
         engine,
         catalog,
         model.tokenizer,
+        model.grammars,
         _model_info(config, model),
         administration=administration,
         registry=registry,
@@ -144,6 +146,7 @@ def _api_settings(config: ServerConfig) -> ApiSettings:
         request_timeout_seconds=config.request_timeout_seconds,
         metrics_need_key=config.metrics_need_key,
         log_prompts=config.log_prompts,
+        tool_format=None if config.tool_format == "auto" else ToolFormat(config.tool_format),
     )
 
 

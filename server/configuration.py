@@ -86,6 +86,9 @@ class ServerConfig(BaseModel):
         ge=0,
     )
     max_adapters_per_step: int = setting(BATCHING, 64, "Distinct adapters in a batch", ge=1)
+    tool_format: Literal["auto", "hermes", "mistral", "llama3", "json"] = Field(
+        "auto", description="How the model writes tool calls; auto: by its chat template"
+    )
     block_size: int = setting(BATCHING, 16, "Tokens in a KV block", ge=1)
     kv_cache_gib: float = setting(BATCHING, 1.0, "Size of the KV cache", gt=0)
     prefix_cache: bool = setting(BATCHING, True, "Reuse KV blocks of equal prefixes")

@@ -7,7 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from adapters.names import parse_version
 from adapters.stack import MAX_TERMS
-from server.api.schemas import RequestBody, StackedAdapter
+from server.api.generation_body import StackedAdapter
+from server.api.request_body import RequestBody
 
 
 class AliasBody(RequestBody):

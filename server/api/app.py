@@ -37,6 +37,7 @@ from server.api.settings import ApiSettings
 from server.api.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
+from server.core.grammar import GrammarCompiler
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
 
@@ -54,6 +55,7 @@ def create_app(
     engine: GenerationEngine,
     catalog: AdapterCatalog,
     tokenizer: ChatTokenizer,
+    grammars: GrammarCompiler,
     info: ModelInfo,
     *,
     administration: AdapterAdministration,
@@ -101,7 +103,7 @@ def create_app(
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    serving = Serving(engine, catalog, tokenizer, info=info, settings=settings)
+    serving = Serving(engine, catalog, tokenizer, grammars, info=info, settings=settings)
     app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
     app.include_router(model_routes(info, catalog, current))

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 
 from server.api.errors import GenerationAbortedError, GenerationFailedError
-from server.api.formats import ChoiceText
+from server.api.formats import WholeChoice
 from server.core.ports import GenerationEngine
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 
@@ -39,26 +39,63 @@ def check_delta(delta: GenerationDelta) -> None:
         raise aborted()
 
 
-async def collect(deltas: Deltas, num_choices: int) -> tuple[list[ChoiceText], int]:
-    """All choices whole, and the number of generated tokens. Closes `deltas` in any case.
+class _Choice:
+    """One choice as its deltas come."""
+
+    def __init__(self) -> None:
+        self._deltas: list[GenerationDelta] = []
+
+    def add(self, delta: GenerationDelta) -> None:
+        self._deltas.append(delta)
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._deltas) and self._deltas[-1].finish_reason is not None
+
+    @property
+    def whole(self) -> WholeChoice:
+        last = self._deltas[-1]
+        assert last.finish_reason is not None
+        return WholeChoice(
+            "".join(delta.text for delta in self._deltas),
+            last.finish_reason,
+            last.stop_reason,
+            sum(delta.num_tokens for delta in self._deltas),
+            tuple(entry for delta in self._deltas for entry in delta.logprobs),
+            tuple(entry for delta in self._deltas for entry in delta.prompt_logprobs),
+        )
+
+
+async def collect(deltas: Deltas, num_choices: int) -> list[WholeChoice]:
+    """All choices whole. Closes `deltas` in any case.
 
     Raises what the engine raises, and `GenerationFailedError` when a choice has no proper end.
     """
-    pieces: list[list[str]] = [[] for _ in range(num_choices)]
-    reasons: dict[int, FinishReason] = {}
-    num_tokens = 0
+    choices = [_Choice() for _ in range(num_choices)]
     try:
         async for delta in deltas:
             check_delta(delta)
-            pieces[delta.choice].append(delta.text)
-            num_tokens += delta.num_tokens
-            if delta.finish_reason is not None:
-                reasons[delta.choice] = delta.finish_reason
+            choices[delta.choice].add(delta)
     finally:
         await close_deltas(deltas)
-    if len(reasons) < num_choices:
-        raise incomplete(num_choices - len(reasons), num_choices)
-    return [ChoiceText("".join(pieces[i]), reasons[i]) for i in range(num_choices)], num_tokens
+    num_open = sum(not choice.has_ended for choice in choices)
+    if num_open:
+        raise incomplete(num_open, num_choices)
+    return [choice.whole for choice in choices]
+
+
+async def without_answer(deltas: Deltas) -> AsyncGenerator[GenerationDelta]:
+    """The deltas of a request for no token at all: the prompt's part, and the end."""
+    try:
+        async for delta in deltas:
+            reason = delta.finish_reason
+            if reason in (FinishReason.STOP, FinishReason.LENGTH):
+                reason = FinishReason.LENGTH
+            yield replace(
+                delta, text="", num_tokens=0, logprobs=(), finish_reason=reason, stop_reason=None
+            )
+    finally:
+        await close_deltas(deltas)
 
 
 def aborted() -> GenerationAbortedError:

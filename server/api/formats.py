@@ -1,4 +1,4 @@
-"""How answers are written: the OpenAI API's chat and completion objects, whole and in chunks.
+"""How answers are written: what every endpoint's answer has in common.
 
 A streamed chunk is written once per token and stream, so its constant parts are serialised once
 per request and only the text goes through JSON.
@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from server.core.request import FinishReason
+from server.api.errors import error_object
+from server.core.logprobs import TokenLogprobs
+from server.core.request import FinishReason, GenerationDelta
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 DONE = b"data: [DONE]\n\n"
 
+as_json = _ENCODER.encode
+
 
 def event(content: object) -> bytes:
     """One server-sent event that carries `content` as JSON."""
-    return f"data: {_ENCODER.encode(content)}\n\n".encode()
+    return f"data: {as_json(content)}\n\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,149 +50,128 @@ class AnswerHead:
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceText:
+class StreamReport:
+    """What a stream tells about its usage: at the end, along the way, or nothing."""
+
+    includes_usage: bool = False
+    counts_along: bool = False
+    num_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WholeChoice:
     """One whole choice."""
 
     text: str
     finish_reason: FinishReason
+    stop_reason: str | int | None = None
+    num_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @property
+    def mean_logprob(self) -> float:
+        """How probable the model found its own words, by token; 0 without log probabilities."""
+        if not self.logprobs:
+            return 0.0
+        return sum(entry.logprob for entry in self.logprobs) / len(self.logprobs)
 
 
 class AnswerFormat(Protocol):
-    """Writes one answer. Chunks are complete server-sent events."""
+    """Writes one answer. Chunks are complete server-sent events, one or several."""
 
     def opening(self, num_choices: int) -> bytes:
         """What a stream begins with; may be empty."""
         ...
 
-    def text(self, choice: int, text: str) -> bytes:
-        """A piece of text of one choice."""
+    def delta(self, delta: GenerationDelta) -> bytes:
+        """What one delta adds; empty when it shows nothing."""
         ...
 
-    def finish(self, choice: int, reason: FinishReason) -> bytes:
-        """The end of one choice."""
+    def closing(self, usage: Usage) -> bytes:
+        """What comes when all choices have ended; may be empty."""
         ...
 
-    def usage(self, usage: Usage) -> bytes:
-        """The usage chunk, which has no choices."""
+    def error(self, error: Exception) -> bytes:
+        """That the stream broke off."""
         ...
 
-    def whole(self, choices: Sequence[ChoiceText], usage: Usage) -> dict[str, Any]:
+    @property
+    def end(self) -> bytes:
+        """The very last event."""
+        ...
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> dict[str, Any]:
         """The answer as one object."""
         ...
 
 
-class _Chunks:
-    """The parts of a chunk that stay the same over one stream."""
+class ChunkWriter:
+    """The parts of a chunk that stay the same over one stream, and the usage that doesn't."""
 
-    def __init__(self, kind: str, head: AnswerHead, *, includes_usage: bool) -> None:
+    end = DONE
+
+    def __init__(self, kind: str, head: AnswerHead, report: StreamReport) -> None:
         constant = {
             "id": head.answer_id,
             "object": kind,
             "created": head.created,
             "model": head.model,
         }
-        self._head = f"data: {_ENCODER.encode(constant)[:-1]},"
+        self._head = f"data: {as_json(constant)[:-1]},"
+        self._report = report
+        self._num_tokens = 0
         # With include_usage the OpenAI API sends "usage": null on every chunk but the last.
-        self._end = "]" + (',"usage":null' if includes_usage else "") + "}\n\n"
-        self.before = self._head + '"choices":[{"index":'
-        self.after = ',"finish_reason":null}' + self._end
+        self._tail = "]" + (',"usage":null' if report.includes_usage else "") + "}\n\n"
+        self._before = self._head + '"choices":[{"index":'
+        self.count(0)
 
-    def finish(self, choice: int, content: str, reason: FinishReason) -> bytes:
-        return (
-            f'{self.before}{choice},{content},"finish_reason":"{reason.value}"}}{self._end}'
-        ).encode()
+    def count(self, num_tokens: int) -> None:
+        """Note generated tokens, for usage that is told along the way."""
+        if self._report.counts_along:
+            self._num_tokens += num_tokens
+            usage = Usage(self._report.num_prompt_tokens, self._num_tokens)
+            self._tail = f'],"usage":{as_json(usage.as_object())}}}\n\n'
 
-    def usage(self, usage: Usage) -> bytes:
-        return (
-            f'{self._head}"choices":[],"usage":{_ENCODER.encode(usage.as_object())}}}\n\n'
-        ).encode()
+    def chunk(self, choice: int, content: str) -> str:
+        """A chunk of a choice that goes on; `content` are members of its object."""
+        return f'{self._before}{choice},{content},"finish_reason":null}}{self._tail}'
 
+    def finish(self, choice: int, content: str, reason: str, stop_reason: str | int | None) -> str:
+        """A choice's last chunk."""
+        more = "" if stop_reason is None else f',"stop_reason":{as_json(stop_reason)}'
+        return f'{self._before}{choice},{content},"finish_reason":"{reason}"{more}}}{self._tail}'
 
-class ChatFormat:
-    """`chat.completion` and `chat.completion.chunk`."""
+    def closing(self, usage: Usage) -> bytes:
+        """The usage chunk, if it was asked for."""
+        if not self._report.includes_usage:
+            return b""
+        return f'{self._head}"choices":[],"usage":{as_json(usage.as_object())}}}\n\n'.encode()
 
-    def __init__(self, head: AnswerHead, *, includes_usage: bool = False) -> None:
-        self._answer_head = head
-        self._chunks = _Chunks("chat.completion.chunk", head, includes_usage=includes_usage)
-
-    def opening(self, num_choices: int) -> bytes:
-        before, after = self._chunks.before, self._chunks.after
-        return "".join(
-            f'{before}{choice},"delta":{{"role":"assistant","content":""}}{after}'
-            for choice in range(num_choices)
-        ).encode()
-
-    def text(self, choice: int, text: str) -> bytes:
-        chunks = self._chunks
-        return (
-            f'{chunks.before}{choice},"delta":{{"content":{_ENCODER.encode(text)}}}{chunks.after}'
-        ).encode()
-
-    def finish(self, choice: int, reason: FinishReason) -> bytes:
-        return self._chunks.finish(choice, '"delta":{}', reason)
-
-    def usage(self, usage: Usage) -> bytes:
-        return self._chunks.usage(usage)
-
-    def whole(self, choices: Sequence[ChoiceText], usage: Usage) -> dict[str, Any]:
-        return _whole(
-            "chat.completion",
-            self._answer_head,
-            [{"message": _assistant(choice.text)} for choice in choices],
-            choices,
-            usage,
-        )
+    @staticmethod
+    def error(error: Exception) -> bytes:
+        return event(error_object(error))
 
 
-class CompletionFormat:
-    """`text_completion`, whole and in chunks."""
-
-    def __init__(self, head: AnswerHead, *, includes_usage: bool = False) -> None:
-        self._answer_head = head
-        self._chunks = _Chunks("text_completion", head, includes_usage=includes_usage)
-
-    def opening(self, num_choices: int) -> bytes:
-        return b""
-
-    def text(self, choice: int, text: str) -> bytes:
-        chunks = self._chunks
-        return f'{chunks.before}{choice},"text":{_ENCODER.encode(text)}{chunks.after}'.encode()
-
-    def finish(self, choice: int, reason: FinishReason) -> bytes:
-        return self._chunks.finish(choice, '"text":""', reason)
-
-    def usage(self, usage: Usage) -> bytes:
-        return self._chunks.usage(usage)
-
-    def whole(self, choices: Sequence[ChoiceText], usage: Usage) -> dict[str, Any]:
-        return _whole(
-            "text_completion",
-            self._answer_head,
-            [{"text": choice.text} for choice in choices],
-            choices,
-            usage,
-        )
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, "refusal": None}
-
-
-def _whole(
-    kind: str,
-    head: AnswerHead,
-    contents: Sequence[dict[str, Any]],
-    choices: Sequence[ChoiceText],
-    usage: Usage,
+def whole_answer(
+    kind: str, head: AnswerHead, choices: Sequence[dict[str, Any]], usage: Usage
 ) -> dict[str, Any]:
+    """An answer's object around its choices."""
     return {
         "id": head.answer_id,
         "object": kind,
         "created": head.created,
         "model": head.model,
-        "choices": [
-            {"index": i, **content, "logprobs": None, "finish_reason": choice.finish_reason.value}
-            for i, (content, choice) in enumerate(zip(contents, choices, strict=True))
-        ],
+        "choices": list(choices),
         "usage": usage.as_object(),
     }
+
+
+def whole_choice(
+    index: int, content: dict[str, Any], choice: WholeChoice, *, logprobs: Any, reason: str
+) -> dict[str, Any]:
+    """A choice's object around its content."""
+    written = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
+    if choice.stop_reason is not None:
+        written["stop_reason"] = choice.stop_reason
+    return written

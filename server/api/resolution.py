@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from server.api.schemas import StackedAdapter
+from server.api.generation_body import StackedAdapter
 from server.core.errors import AdapterUnavailableError, RequestError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog

@@ -1,30 +1,26 @@
 """Answers the generating endpoints: body in, engine requests, answer out."""
 
-import asyncio
-import secrets
-import time
-from collections.abc import Callable, Sequence
-
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from server.api.answering import Answering, Job, answer_head, answer_headers, best_choices
 from server.api.body import read_body
-from server.api.deltas import collect, generate_all
-from server.api.disconnect import await_while_connected
-from server.api.formats import AnswerFormat, AnswerHead, ChatFormat, CompletionFormat, Usage
+from server.api.chat_format import ChatFormat
+from server.api.completion_format import CompletionFormat, CompletionPrompt
+from server.api.conversation import Conversations
+from server.api.formats import StreamReport
+from server.api.generation_body import GenerationBody
+from server.api.logprob_objects import LogprobObjects
+from server.api.prompts import PromptTokens
 from server.api.resolution import ServedModel, resolve_model
-from server.api.schemas import COMPLETION_MAX_TOKENS, ChatBody, CompletionBody, GenerationBody
+from server.api.sampling import SamplingFactory
+from server.api.schemas import COMPLETION_MAX_TOKENS, ChatBody, CompletionBody
 from server.api.settings import ApiSettings
-from server.api.streaming import AnswerStream, StreamResponse
-from server.core.errors import PromptTooLongError, RequestError
+from server.core.errors import RequestError
+from server.core.grammar import GrammarCompiler
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
 from server.core.request import GenerationRequest
-
-# Below this, tokenising takes less time than handing it to a thread would save the event loop.
-_MAX_INLINE_CHARS = 16_384
-
-TokenIds = tuple[int, ...]
 
 
 class Serving:
@@ -35,75 +31,93 @@ class Serving:
         engine: GenerationEngine,
         catalog: AdapterCatalog,
         tokenizer: ChatTokenizer,
+        grammars: GrammarCompiler,
         *,
         info: ModelInfo,
         settings: ApiSettings,
     ) -> None:
-        self._engine = engine
         self._catalog = catalog
         self._tokenizer = tokenizer
         self._info = info
         self._settings = settings
+        self._answering = Answering(engine, settings)
+        self._prompts = PromptTokens(tokenizer, info)
+        self._conversations = Conversations(tokenizer, settings.tool_format)
+        self._sampling = SamplingFactory(tokenizer, grammars, info)
+        self._logprobs = LogprobObjects(tokenizer)
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         body = await read_body(request, ChatBody, self._settings.max_body_bytes)
-        served = self._resolve(body, 1)
-        messages = [message.as_template_message() for message in body.messages]
-        num_chars = sum(len(message["content"]) for message in messages)
-        prompt = await self._tokens(lambda: self._tokenizer.render_chat(messages), num_chars)
-        max_tokens = body.token_limit or self._room(prompt, "messages")
-        self._check_fits(prompt, max_tokens, "messages")
-        head = _head("chatcmpl-", served)
-        return await self._answer(
-            request,
+        served = self.resolve(body, 1, body.n)
+        conversation = self._conversations.of_chat(body, served)
+        prompt = await self._prompts.of_chat(conversation.prompt)
+        prompt = self._prompts.truncated(prompt, body.truncate_prompt_tokens, body.token_limit)
+        max_tokens = body.token_limit or self._prompts.room(prompt, "messages")
+        self._prompts.check_fits(prompt, max_tokens, "messages")
+        sampling = await self._sampling.params(
             body,
-            [
-                GenerationRequest(
-                    head.answer_id, prompt, body.sampling(max_tokens), served.stack, body.n
-                )
-            ],
-            served=served,
-            head=head,
-            answer=ChatFormat(head, includes_usage=body.includes_usage),
+            max_tokens,
+            shape=conversation.shape,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            prompt_logprobs=body.prompt_logprobs,
+            shows_special_tokens=conversation.shows_special_tokens,
+        )
+        head = answer_head("chatcmpl-", served)
+        scores = (self._logprobs, prompt) if body.prompt_logprobs is not None else None
+        answer = ChatFormat(
+            head,
+            _report(body, len(prompt)),
+            logprobs=self._logprobs if body.logprobs else None,
+            make_parser=conversation.make_parser,
+            uses_functions=body.uses_functions,
+            prompt_scores=scores,
+        )
+        work = GenerationRequest(head.answer_id, prompt, sampling, served.stack, body.n)
+        return await self._answering.answer(
+            request, Job([work], answer, answer_headers(served, head), body.stream)
         )
 
     async def complete(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         body = await read_body(request, CompletionBody, self._settings.max_body_bytes)
-        served = self._resolve(body, len(body.prompts))
-        head = _head("cmpl-", served)
-        engine_requests = []
-        for index, prompt in enumerate(body.prompts):
-            token_ids = await self._prompt_tokens(prompt)
-            default = min(COMPLETION_MAX_TOKENS, self._room(token_ids, "prompt"))
-            max_tokens = body.max_tokens or default
-            self._check_fits(token_ids, max_tokens, "prompt")
-            engine_requests.append(
-                GenerationRequest(
-                    f"{head.answer_id}-{index}",
-                    token_ids,
-                    body.sampling(max_tokens),
-                    served.stack,
-                    body.n,
-                )
-            )
-        return await self._answer(
-            request,
-            body,
-            engine_requests,
-            served=served,
-            head=head,
-            answer=CompletionFormat(head, includes_usage=body.includes_usage),
+        served = self.resolve(body, len(body.prompts), body.num_tries)
+        head = answer_head("cmpl-", served)
+        works, prompts = [], []
+        for index, given in enumerate(body.prompts):
+            prompt = await self._completion_prompt(body, given)
+            work = await self._completion(body, f"{head.answer_id}-{index}", prompt, served)
+            prompts.append(prompt)
+            works.append(work)
+        answer = CompletionFormat(
+            head,
+            _report(body, sum(len(prompt.token_ids) for prompt in prompts)),
+            prompts=prompts,
+            choices_per_prompt=body.n,
+            echoes=body.echo,
+            logprobs=self._logprobs if body.logprobs is not None else None,
+            prompt_scores=self._logprobs if body.prompt_logprobs is not None else None,
         )
+        job = Job(
+            works,
+            answer,
+            answer_headers(served, head),
+            body.stream,
+            hides_answer=body.max_tokens == 0,
+            choose=best_choices(body.num_tries, body.n),
+        )
+        return await self._answering.answer(request, job)
 
-    def _resolve(self, body: GenerationBody, num_prompts: int) -> ServedModel:
-        limit, num_choices = self._settings.max_choices, num_prompts * body.n
+    def resolve(self, body: GenerationBody, num_prompts: int, num_tries: int) -> ServedModel:
+        """What serves the request. Raises `RequestError` for too many answers."""
+        limit, num_choices = self._settings.max_choices, num_prompts * num_tries
         if num_choices > limit:
+            param = "prompt" if num_tries == 1 else "n" if num_tries == body.n else "best_of"
             raise RequestError(
-                f"n is {body.n} for {num_prompts} prompt(s), which makes {num_choices} answers; "
-                f"one request takes up to {limit}: send several",
-                "n" if body.n > 1 else "prompt",
+                f"{'n' if param == 'prompt' else param} is {num_tries} for {num_prompts} prompt(s),"
+                f" which makes {num_choices} answers; one request takes up to {limit}: send "
+                "several",
+                param,
             )
         return resolve_model(
             body.model,
@@ -113,77 +127,41 @@ class Serving:
             sticky_key=body.user or body.safety_identifier,
         )
 
-    async def _tokens(self, tokenise: Callable[[], TokenIds], num_chars: int) -> TokenIds:
-        if num_chars <= _MAX_INLINE_CHARS:
-            return tokenise()
-        return await asyncio.to_thread(tokenise)
+    async def _completion_prompt(
+        self, body: CompletionBody, given: str | list[int]
+    ) -> CompletionPrompt:
+        whole = await self._prompts.of_prompt(given, adds_special_tokens=body.add_special_tokens)
+        token_ids = self._prompts.truncated(whole, body.truncate_prompt_tokens, body.max_tokens)
+        if not body.echo:
+            return CompletionPrompt(token_ids)
+        is_as_given = isinstance(given, str) and token_ids == whole
+        text = given if is_as_given else self._tokenizer.decode(token_ids)
+        assert isinstance(text, str)
+        return CompletionPrompt(token_ids, text)
 
-    async def _prompt_tokens(self, prompt: str | list[int]) -> TokenIds:
-        if isinstance(prompt, str):
-            token_ids = await self._tokens(lambda: self._tokenizer.encode(prompt), len(prompt))
-        else:
-            token_ids = tuple(prompt)
-            size = self._info.vocab_size
-            unknown = next((t for t in token_ids if not 0 <= t < size), None)
-            if unknown is not None:
-                raise RequestError(
-                    f"prompt holds the token id {unknown}; this model's are 0 to {size - 1}",
-                    "prompt",
-                )
-        if not token_ids:
-            raise RequestError("prompt is empty; give at least one token to continue", "prompt")
-        return token_ids
-
-    def _room(self, prompt: TokenIds, param: str) -> int:
-        """Tokens of answer that fit behind `prompt`, at least 1."""
-        window = self._info.max_model_len
-        if len(prompt) >= window:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens; this model's window is {window} tokens, "
-                f"prompt and answer together. Shorten {param} to {window - 1} tokens or fewer",
-                param,
-            )
-        return window - len(prompt)
-
-    def _check_fits(self, prompt: TokenIds, max_tokens: int, param: str) -> None:
-        room = self._room(prompt, param)
-        if max_tokens > room:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens and max_tokens is {max_tokens}; together "
-                f"they exceed this model's window of {self._info.max_model_len} tokens. Set "
-                f"max_tokens to {room} or less, or shorten {param}",
-                "max_tokens",
-            )
-
-    async def _answer(
-        self,
-        request: Request,
-        body: GenerationBody,
-        engine_requests: Sequence[GenerationRequest],
-        *,
-        served: ServedModel,
-        head: AnswerHead,
-        answer: AnswerFormat,
-    ) -> Response:
-        headers = {**served.headers, "x-request-id": head.answer_id}
-        num_choices = len(engine_requests) * body.n
-        num_prompt_tokens = sum(len(r.prompt_token_ids) for r in engine_requests)
-        deltas = generate_all(self._engine, engine_requests)
-        if body.stream:
-            stream = AnswerStream(
-                deltas,
-                answer,
-                num_choices=num_choices,
-                num_prompt_tokens=num_prompt_tokens if body.includes_usage else None,
-            )
-            await stream.open(request.receive, self._settings.opening_seconds)
-            return StreamResponse(stream, headers=headers, settings=self._settings)
-        collecting = asyncio.create_task(collect(deltas, num_choices))
-        await await_while_connected(collecting, request.receive)
-        choices, num_tokens = collecting.result()
-        usage = Usage(num_prompt_tokens, num_tokens)
-        return JSONResponse(answer.whole(choices, usage), headers=headers)
+    async def _completion(
+        self, body: CompletionBody, request_id: str, prompt: CompletionPrompt, served: ServedModel
+    ) -> GenerationRequest:
+        token_ids = prompt.token_ids
+        default = min(COMPLETION_MAX_TOKENS, self._prompts.room(token_ids, "prompt"))
+        max_tokens = default if body.max_tokens is None else max(1, body.max_tokens)
+        self._prompts.check_fits(token_ids, max_tokens, "prompt")
+        is_ranked = body.num_tries > body.n
+        echoed = body.logprobs if body.echo else None
+        sampling = await self._sampling.params(
+            body,
+            max_tokens,
+            shape=body.shape,
+            logprobs=0 if body.logprobs is None and is_ranked else body.logprobs,
+            prompt_logprobs=_most(body.prompt_logprobs, echoed),
+        )
+        return GenerationRequest(request_id, token_ids, sampling, served.stack, body.num_tries)
 
 
-def _head(prefix: str, served: ServedModel) -> AnswerHead:
-    return AnswerHead(prefix + secrets.token_hex(12), int(time.time()), served.expression)
+def _most(first: int | None, second: int | None) -> int | None:
+    given = [count for count in (first, second) if count is not None]
+    return max(given) if given else None
+
+
+def _report(body: GenerationBody, num_prompt_tokens: int) -> StreamReport:
+    return StreamReport(body.includes_usage, body.counts_along, num_prompt_tokens)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from server.api.tool_formats import ToolFormat
 from server.core.errors import ConfigurationError
 
 
@@ -15,7 +16,8 @@ class ApiSettings:
     streams that run get `shutdown_grace_seconds` to come to their end. A request's body must come
     within `body_seconds`, and its answer be complete `request_timeout_seconds` after it began (None
     for whenever). `/metrics` needs a key when `metrics_need_key`; prompts are logged only when
-    `log_prompts`.
+    `log_prompts`. `tool_format` is how the model writes tool calls; None finds out from its chat
+    template.
     """
 
     max_body_bytes: int = 8 * 1024 * 1024
@@ -27,6 +29,7 @@ class ApiSettings:
     request_timeout_seconds: float | None = 600.0
     metrics_need_key: bool = False
     log_prompts: bool = False
+    tool_format: ToolFormat | None = None
 
     def __post_init__(self) -> None:
         problems = [

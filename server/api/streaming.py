@@ -9,8 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.api.deltas import Deltas, aborted, check_delta, close_deltas, incomplete
 from server.api.disconnect import await_while_connected, cancel
-from server.api.errors import error_object
-from server.api.formats import DONE, AnswerFormat, Usage, event
+from server.api.formats import AnswerFormat, Usage
 from server.api.settings import ApiSettings
 from server.core.errors import SwitchyardError
 from server.core.request import GenerationDelta
@@ -19,10 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerStream:
-    """Deltas in, server-sent events out. Owns the deltas: `close` it.
-
-    `num_prompt_tokens` is None when no usage chunk was asked for.
-    """
+    """Deltas in, server-sent events out. Owns the deltas: `close` it."""
 
     def __init__(
         self,
@@ -30,7 +26,7 @@ class AnswerStream:
         answer: AnswerFormat,
         *,
         num_choices: int,
-        num_prompt_tokens: int | None,
+        num_prompt_tokens: int,
     ) -> None:
         self._deltas = deltas
         self._answer = answer
@@ -77,23 +73,24 @@ class AnswerStream:
                 delta = await self._next()
             if self._num_open:
                 raise incomplete(self._num_open, self._num_choices)
-            if self._num_prompt_tokens is not None:
-                held += self._answer.usage(Usage(self._num_prompt_tokens, self._num_tokens))
+            held += self._answer.closing(Usage(self._num_prompt_tokens, self._num_tokens))
         except SwitchyardError as error:
-            held += event(error_object(error))
+            held += self._answer.error(error)
         except Exception as error:
             logger.exception("a stream broke off")
-            held += event(error_object(error))
-        yield held + DONE
+            held += self._answer.error(error)
+        yield held + self._answer.end
 
     def _chunk(self, delta: GenerationDelta) -> bytes:
         check_delta(delta)
         self._num_tokens += delta.num_tokens
-        chunk = self._answer.text(delta.choice, delta.text) if delta.text else b""
         if delta.finish_reason is not None:
             self._num_open -= 1
-            chunk += self._answer.finish(delta.choice, delta.finish_reason)
-        return chunk
+        return self._answer.delta(delta)
+
+    def cut_off(self) -> bytes:
+        """What ends a stream that the server doesn't finish."""
+        return self._answer.error(aborted()) + self._answer.end
 
     async def _next(self) -> GenerationDelta | None:
         try:
@@ -128,7 +125,7 @@ class StreamResponse(EventSourceResponse):
             await super().__call__(scope, receive, send)
             # Only the end of the shutdown's grace leaves a response active; its client must know.
             if self.active:
-                end = event(error_object(aborted())) + DONE
-                await send({"type": "http.response.body", "body": end, "more_body": False})
+                body = self._stream.cut_off()
+                await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
             await self._stream.close()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from server.core.grammar import TokenMatcher
+from server.core.logprobs import TokenLogprobs
 from server.core.request import SamplingParams
 
 
@@ -38,7 +40,11 @@ class ScheduledRow:
     -1 - i is virtual token i of the adapter in `work` that has some.
     `block_ids` is the sequence's whole block table (owned by the scheduler: read it, don't keep
     it). When `samples` is true the logits of the last token are sampled; `num_generated` is then
-    the index of the drawn token in the answer, and `seed` the sequence's own seed.
+    the index of the drawn token in the answer, and `seed` the sequence's own seed. `history` is
+    the sequence's whole text so far, virtual tokens first (the scheduler's own list: read it,
+    don't keep it).
+    When `scores` is true the logits of all its tokens are wanted, for the prompt's log
+    probabilities. `matcher` is the sequence's place in its grammar: the sampler moves it on.
     """
 
     sequence_id: int
@@ -51,6 +57,14 @@ class ScheduledRow:
     seed: int
     num_generated: int
     prefix_fill: PrefixFill | None = None
+    history: Sequence[int] = ()
+    scores: bool = False
+    matcher: TokenMatcher | None = None
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits that the model gives for this row: its last tokens'."""
+        return len(self.token_ids) if self.scores else int(self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +90,16 @@ class StepOutput:
     """The drawn token of each row that samples, by sequence id.
 
     `failed` names sequences whose row could not be computed (NaN logits) and why; the others stand.
-    `model_seconds` is the part of the step that the model's forward took.
+    `exhausted` sequences have no token left that all their rules allow: they end without one.
+    `completed` sequences have come to the end of their grammar with this token. `logprobs` are the
+    drawn tokens' and `prompt_logprobs` those of the row's prompt tokens, from its second on, where
+    they were asked for. `model_seconds` is the part of the step that the model's forward took.
     """
 
     token_ids: dict[int, int]
     failed: dict[int, str] = field(default_factory=dict)
     model_seconds: float = 0.0
+    exhausted: frozenset[int] = frozenset()
+    completed: frozenset[int] = frozenset()
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from server.core.batch import ScheduledBatch, StepOutput
+from server.core.chat import ChatPrompt
 from server.core.request import GenerationDelta, GenerationRequest
 from server.core.stack import AdapterStack, AdapterVersion
 from server.core.traits import AdapterTraits
@@ -74,20 +75,41 @@ class ChatTokenizer(Protocol):
     @property
     def eos_token_ids(self) -> frozenset[int]: ...
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of plain text, special tokens in it included."""
+    def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
+        """Tokens of plain text, special tokens written in it included."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str: ...
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Tokens of the chat template over `messages` (role, content), ready for the answer.
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for; several together may make one character."""
+        ...
 
-        Raises `RequestError` when the template refuses them.
+    def token_name(self, token_id: int) -> str:
+        """The vocabulary's own word for a token."""
+        ...
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` if it is one special token, which plain text never becomes."""
+        ...
+
+    @property
+    def chat_template(self) -> str:
+        """The base's own template; empty when it has none."""
+        ...
+
+    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
+        """Tokens of the chat template over a conversation.
+
+        Raises `RequestError` when the template refuses it.
         """
         ...
 
-    def stream(self) -> TokenStream: ...
+    def stream(
+        self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
+    ) -> TokenStream:
+        """Text that continues `prompt` (its tokens are context only: their text isn't repeated)."""
+        ...
 
 
 class GenerationEngine(Protocol):

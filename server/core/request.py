@@ -3,16 +3,23 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from server.core.grammar import CompiledGrammar
+from server.core.logit_rules import LogitRules
+from server.core.logprobs import TokenLogprobs
 from server.core.stack import BASE_STACK, AdapterStack
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token of one sequence is chosen.
+    """How the next token of one sequence is chosen, and what is told about it.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave all tokens in. `max_tokens` counts
-    generated tokens. `stop` strings end the text before their first character. With the same
-    `seed` the same text comes back, whatever else is in the batch; choice i draws from seed + i.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave all tokens in. `max_tokens`
+    counts generated tokens; before `min_tokens` of them nothing ends the answer. `stop` strings end
+    the text before their first character, `stop_token_ids` before their own text; with
+    `includes_stop` the text keeps them. With the same `seed` the same text comes back, whatever
+    else is in the batch; choice i draws from seed + i. `logprobs` is how many alternatives to tell
+    for each generated token, `prompt_logprobs` for each prompt token; None tells nothing. `rules`
+    and `grammar` are None for a plain row, which then takes the sampler's fast way.
     """
 
     max_tokens: int
@@ -22,12 +29,23 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    min_p: float = 0.0
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    includes_stop: bool = False
+    skips_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    rules: LogitRules | None = None
+    grammar: CompiledGrammar | None = None
 
     def __post_init__(self) -> None:
         assert self.max_tokens >= 1, self.max_tokens
         assert self.temperature >= 0.0, self.temperature
         assert 0.0 < self.top_p <= 1.0, self.top_p
         assert self.top_k >= 0, self.top_k
+        assert 0.0 <= self.min_p <= 1.0, self.min_p
+        assert 0 <= self.min_tokens <= self.max_tokens, self.min_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +87,9 @@ class GenerationDelta:
     `text` never splits a UTF-8 character nor a stop string, so it may be empty while tokens are
     held back. `num_tokens` counts the tokens this delta stands for. `finish_reason` is set on the
     last delta of the choice, and only there. `error` is set with `FinishReason.ERROR`.
+    `stop_reason` is the stop string or stop token that ended the choice. `logprobs` are those of
+    the tokens whose text begins in `text`, when they were asked for; `prompt_logprobs` are the next
+    prompt positions' (the first token of a prompt has none).
     `queued_seconds` is how long the sequence waited for its first step; its first delta may tell.
     """
 
@@ -77,4 +98,7 @@ class GenerationDelta:
     num_tokens: int
     finish_reason: FinishReason | None = None
     error: str | None = None
+    stop_reason: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     queued_seconds: float | None = None

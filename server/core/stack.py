@@ -14,6 +14,7 @@ class AdapterVersion:
 
     `digest` identifies its bytes (weights and config): two names with the same digest are the same
     adapter to the engine. `rank` is the largest rank of any of its modules. `path` is its folder.
+    `chat_template` is the one that it was trained with; None when nobody recorded one.
     """
 
     name: str
@@ -22,6 +23,7 @@ class AdapterVersion:
     rank: int
     path: Path
     size_bytes: int = 0
+    chat_template: str | None = None
 
     @property
     def label(self) -> str:

@@ -58,6 +58,13 @@ class StoreEntry:
 
 def adapter_version(stored: StoredAdapter) -> AdapterVersion:
     """A stored version as the engine knows it."""
+    template = stored.manifest.template
     return AdapterVersion(
-        stored.name, stored.version, stored.digest, stored.rank, stored.path, stored.size_bytes
+        stored.name,
+        stored.version,
+        stored.digest,
+        stored.rank,
+        stored.path,
+        stored.size_bytes,
+        template.text if template is not None else None,
     )

@@ -17,16 +17,16 @@ from server.core.errors import (
     SlowReaderError,
     SwitchyardError,
 )
-from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner, TokenStream
+from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.core.settings import SchedulerSettings
 from server.core.stack import AdapterVersion
 from server.engine.admission import Admission
+from server.engine.answer_text import AnswerText
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack
 from server.engine.step_loop import Finish, StepLoop, Stop, Submit
-from server.engine.stop import StopMatcher
 from server.scheduling.plan import SequenceUpdate
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
@@ -45,8 +45,7 @@ class _Choice:
     """One sequence in flight, as the event loop keeps it."""
 
     index: int
-    text: TokenStream
-    stop: StopMatcher
+    text: AnswerText
     request: "_InFlight"
     last_token_at: float | None = None
 
@@ -249,10 +248,12 @@ class Engine:
                 tenant=request.tenant,
                 weight=request.weight,
                 traits={adapter.digest: adapter.traits for adapter in adapters},
+                matcher=sampling.grammar.matcher() if sampling.grammar is not None else None,
             )
-            self._choices[sequence_id] = _Choice(
-                index, self._tokenizer.stream(), StopMatcher(sampling.stop), in_flight
+            stream = self._tokenizer.stream(
+                request.prompt_token_ids, skips_special_tokens=sampling.skips_special_tokens
             )
+            self._choices[sequence_id] = _Choice(index, AnswerText(stream, sampling), in_flight)
             in_flight.open_choices += 1
             started.append(sequence_id)
             self._steps.send(Submit(sequence, adapters))
@@ -303,26 +304,20 @@ class Engine:
                 )
 
     def _delta(self, choice: _Choice, update: SequenceUpdate, now: float) -> GenerationDelta:
-        reason, text, stopped = update.finish_reason, "", False
         if update.token_id is not None:
             self._observe_token(choice, now)
-            # The end-of-turn token has no text; `skip_special_tokens` sees to it.
-            text, stopped = choice.stop.push(choice.text.push(update.token_id))
-        if stopped:
-            if reason is None:
-                self._steps.send(Finish(update.sequence_id, FinishReason.STOP))
-            reason = FinishReason.STOP
-        elif reason is not None:
-            rest, stopped = choice.stop.push(choice.text.flush())
-            text += rest if stopped else rest + choice.stop.flush()
-            reason = FinishReason.STOP if stopped else reason
-        num_tokens = 1 if update.token_id is not None else 0
+        piece = choice.text.push(update)
+        if piece.finish_reason is not None and update.finish_reason is None:
+            self._steps.send(Finish(update.sequence_id, piece.finish_reason))
         return GenerationDelta(
             choice.index,
-            text,
-            num_tokens,
-            reason,
+            piece.text,
+            1 if update.token_id is not None else 0,
+            piece.finish_reason,
             update.error,
+            piece.stop_reason,
+            piece.logprobs,
+            update.prompt_logprobs,
             queued_seconds=update.queued_seconds,
         )
 

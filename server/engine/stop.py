@@ -4,23 +4,31 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Passes text on, except what might still turn out to be the beginning of a stop string."""
+    """Passes text on, except what might still turn out to be the beginning of a stop string.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    With `includes_stop` the stop string itself is sent, and only what follows it isn't.
+    """
+
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._includes_stop = includes_stop
         self._held = ""
+        self.matched: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
         """Returns the text that is safe to send, and whether a stop string was reached.
 
-        The stop string itself and everything after it are never sent.
+        Which one is in `matched`: the one that begins first, and of those the longest.
         """
         if not self._stops:
             return text, False
         self._held += text
-        cut = min((i for stop in self._stops if (i := self._held.find(stop)) >= 0), default=-1)
-        if cut >= 0:
-            safe, self._held = self._held[:cut], ""
+        found = [(i, -len(stop)) for stop in self._stops if (i := self._held.find(stop)) >= 0]
+        if found:
+            begin, negative_length = min(found)
+            end = begin - negative_length
+            self.matched = self._held[begin:end]
+            safe, self._held = self._held[: end if self._includes_stop else begin], ""
             return safe, True
         keep = max(self._open_prefix(stop) for stop in self._stops)
         split = len(self._held) - keep

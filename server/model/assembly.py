@@ -13,11 +13,13 @@ from adapters.base.native.ops import NativeOps
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
+from server.core.grammar import GrammarCompiler
 from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
 from server.model.bank import AdapterBank
 from server.model.base_facts import BaseFacts, BaseWeights
 from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
+from server.model.grammar import GrammarCache, grammar_tokenizer
 from server.model.host_adapter import PagedAdapterLoader
 from server.model.kernels.backends import KernelBackend, choose_backend, reference_backend
 from server.model.kernels.native_kernels import NativeLinear, native_backend
@@ -58,6 +60,7 @@ class AssembledModel:
     runner: ModelRunner
     loader: AdapterLoader
     tokenizer: ChatTokenizer
+    grammars: GrammarCompiler
     module_shapes: Mapping[str, tuple[int, int]]
     page_layout: PageLayout
     model_id: str
@@ -134,14 +137,18 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
         dtype, way.backend,
     )  # fmt: skip
+    vocab_size = int(base.model.config.vocab_size)
+    eos_ids = eos_token_ids(base.model, base.tokenizer)
+    token_table = grammar_tokenizer(base.tokenizer, vocab_size=vocab_size, eos_token_ids=eos_ids)
     return AssembledModel(
         runner=TorchRunner(way.model, cache, bank, weight_bytes=way.weight_bytes, device=device),
         loader=PagedAdapterLoader(
             layout, dtype, way.facts, way.weights, pin_memory=device.startswith("cuda")
         ),
         tokenizer=TransformersTokenizer(
-            base.tokenizer, eos_token_ids=eos_token_ids(base.model, base.tokenizer)
+            base.tokenizer, eos_token_ids=eos_ids, token_table=token_table
         ),
+        grammars=GrammarCache(token_table),
         module_shapes=generic.adaptable_shapes,
         page_layout=layout,
         model_id=base.resolved.model_id,
@@ -153,7 +160,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         backend=way.backend,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
-        vocab_size=int(base.model.config.vocab_size),
+        vocab_size=vocab_size,
     )
 
 

@@ -13,9 +13,11 @@ from server.model.device_memory import device_memory_bytes
 from server.model.host_adapter import PagedAdapter
 from server.model.kv_cache import KVCache
 from server.model.prefix_writer import write_prefixes
+from server.model.prompt_scores import split_scores
 from server.model.sampler import sample
 from server.model.step_extras import StepExtras
 from server.model.step_inputs import StepInputs
+from server.model.token_masks import MaskWorker
 
 
 class StepModel(Protocol):
@@ -37,6 +39,7 @@ class TorchRunner:
         self._bank = bank
         self._weight_bytes = weight_bytes
         self._device = device
+        self._masks = MaskWorker()
         self._peak_logits_bytes = 0
 
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
@@ -48,12 +51,23 @@ class TorchRunner:
         """One forward over the batch, and a drawn token for each row that samples."""
         with torch.inference_mode():
             step = self._inputs(batch)
+            masks = self._masks.start(batch.rows)
             start = time.perf_counter()
             logits_SV = self._model.forward(step, self._cache)
             seconds = time.perf_counter() - start
             self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
-            tokens, failed = sample(logits_SV, [row for row in batch.rows if row.samples])
-        return StepOutput(tokens, failed, seconds)
+            sampled_SV, scores = split_scores(logits_SV, batch.rows)
+            rows = [row for row in batch.rows if row.samples]
+            draws = sample(sampled_SV, rows, self._masks.collect(masks))
+        return StepOutput(
+            draws.token_ids,
+            draws.failed,
+            seconds,
+            exhausted=frozenset(draws.exhausted),
+            completed=frozenset(draws.completed),
+            logprobs=draws.logprobs,
+            prompt_logprobs=scores,
+        )
 
     def _inputs(self, batch: ScheduledBatch) -> StepInputs:
         write_prefixes(batch, self._bank, self._cache)

@@ -2,15 +2,21 @@
 
 A row's draw depends on its own logits, seed and position only: the uniform number is a hash of
 (seed, index of the token), so the neighbours in the batch, preemption and recompute change nothing.
+A greedy row without rules, grammar or log probabilities costs one argmax.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from server.core.batch import ScheduledRow
+from server.core.logprobs import TokenLogprobs
+from server.model.logit_shaping import shape_logits
+from server.model.logprobs import token_logprobs
+from server.model.token_masks import NO_MASKS
 
 Floats = NDArray[np.float32]
 
@@ -29,25 +35,67 @@ def uniform(seed: int, index: int) -> float:
     return ((state ^ (state >> 31)) >> 11) / (1 << 53)
 
 
-def sample(
-    logits_SV: torch.Tensor, rows: Sequence[ScheduledRow]
-) -> tuple[dict[int, int], dict[int, str]]:
-    """Draw one token for each row from its logits.
+@dataclass
+class Draws:
+    """What came of one step's rows; the fields are those of `core.batch.StepOutput`."""
 
-    Returns the tokens by sequence id, and the rows that can't be drawn (logits that aren't
-    finite) with the reason. Rows that aren't greedy are drawn on the host.
+    token_ids: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    exhausted: set[int] = field(default_factory=set)
+    completed: set[int] = field(default_factory=set)
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+
+
+def sample(
+    logits_SV: torch.Tensor,
+    rows: Sequence[ScheduledRow],
+    masks: Mapping[int, bytes] = NO_MASKS,
+) -> Draws:
+    """Draw one token for each row from its logits, and move the row's matcher on.
+
+    `masks` holds what each row's matcher allows, by sequence id. Rows whose logits aren't finite
+    fail with the reason. Rows that aren't plain and greedy are drawn on the host.
     """
     best, top = _best(logits_SV)
-    tokens: dict[int, int] = {}
-    failed: dict[int, str] = {}
+    draws = Draws()
     for index, (row, token, value) in enumerate(zip(rows, best, top, strict=True)):
+        params = row.sampling
+        is_greedy = params.temperature == 0.0 or params.top_k == 1
+        has_rules = params.rules is not None or row.matcher is not None
         if not np.isfinite(value):
-            failed[row.sequence_id] = "the model's output for this request isn't finite"
-        elif row.sampling.temperature == 0.0 or row.sampling.top_k == 1:
-            tokens[row.sequence_id] = token
+            draws.failed[row.sequence_id] = "the model's output for this request isn't finite"
+        elif is_greedy and not has_rules and params.logprobs is None:
+            draws.token_ids[row.sequence_id] = token
         else:
-            tokens[row.sequence_id] = _draw(logits_SV[index].float().cpu().numpy(), value, row)
-    return tokens, failed
+            logits_V = logits_SV[index].float().cpu().numpy()
+            mask = masks.get(row.sequence_id)
+            shaped_V = shape_logits(logits_V, row, mask) if has_rules else logits_V
+            _draw_row(draws, logits_V, shaped_V, row)
+    return draws
+
+
+def _draw_row(draws: Draws, logits_V: Floats, shaped_V: Floats, row: ScheduledRow) -> None:
+    params, sequence_id = row.sampling, row.sequence_id
+    if row.matcher is not None and row.matcher.error:
+        draws.failed[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
+        return
+    token = int(shaped_V.argmax())
+    value = float(shaped_V[token])
+    if value == -np.inf:
+        draws.exhausted.add(sequence_id)
+        return
+    if params.temperature != 0.0 and params.top_k != 1:
+        token = _draw(shaped_V, value, row)
+    if row.matcher is not None:
+        row.matcher.accept(token)
+        if row.matcher.error:
+            draws.failed[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
+            return
+        if row.matcher.is_complete:
+            draws.completed.add(sequence_id)
+    draws.token_ids[sequence_id] = token
+    if params.logprobs is not None:
+        draws.logprobs[sequence_id] = token_logprobs(logits_V, token, params.logprobs)
 
 
 def _best(logits_SV: torch.Tensor) -> tuple[list[int], list[float]]:
@@ -62,10 +110,12 @@ def _best(logits_SV: torch.Tensor) -> tuple[list[int], list[float]]:
 
 
 def _draw(logits_V: Floats, best: float, row: ScheduledRow) -> int:
-    """Temperature, then top-k, then top-p, then one uniform number through the inverse CDF."""
+    """Temperature, min-p, top-k, top-p, then one uniform number through the inverse CDF."""
     params = row.sampling
     u = uniform(row.seed, row.num_generated)
     below_V = (logits_V - np.float32(best)) / np.float32(params.temperature)
+    if params.min_p > 0.0:
+        below_V[below_V < np.float32(np.log(params.min_p))] = -np.inf
     if params.top_k == 0:
         weights_V = np.exp(below_V)
         if params.top_p >= 1.0:

@@ -21,7 +21,8 @@ class StepInputs:
     query_starts           int32 [R + 1]  first token of each row, and T
     seq_lens               int32 [R]      tokens of the sequence once this step is done
     block_tables           int32 [R, max blocks], padded with 0
-    sample_tokens          int64 [S]      the last token of each row that samples
+    sample_tokens          int64 [S]      tokens whose logits are wanted: the last ones of each row,
+                                          `ScheduledRow.num_logits` of them
     work_offsets           int32 [R + 1]  the row's work items are work_pages[o[r] : o[r + 1]]
     work_pages             int32 [W]
     work_scales            float32 [W]
@@ -72,7 +73,11 @@ class StepInputs:
         work_offsets = np.zeros(len(rows) + 1, np.int32)
         np.cumsum([len(row.work) for row in rows], out=work_offsets[1:])
         work = [item for row in rows for item in row.work]
-        last = [int(query_starts[i + 1]) - 1 for i, row in enumerate(rows) if row.samples]
+        last = [
+            token
+            for end, row in zip(query_starts[1:].tolist(), rows, strict=True)
+            for token in range(end - row.num_logits, end)
+        ]
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(values).to(device, non_blocking=True)

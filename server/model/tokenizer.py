@@ -1,60 +1,127 @@
 """The tokenizer and chat template of the base, behind `core.ports.ChatTokenizer`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from llguidance import LLTokenizer
 from tokenizers.decoders import DecodeStream
 
+from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
+
+_NUM_CONTEXT = 8
+"""Prompt tokens that a stream looks back on: enough for a character's bytes and a word's start."""
+
+# What a template can raise over messages that it doesn't expect.
+_TEMPLATE_ERRORS = (
+    TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError,
+)  # fmt: skip
 
 
 class TransformersTokenizer:
-    """Wraps a transformers fast tokenizer. Safe to use from several threads."""
+    """Wraps a transformers fast tokenizer. Safe to use from several threads.
 
-    def __init__(self, tokenizer: Any, *, eos_token_ids: frozenset[int]) -> None:
+    `token_table` knows the bytes of each token; without one they come from the decoder.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        eos_token_ids: frozenset[int],
+        token_table: LLTokenizer | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._rust: Any = tokenizer.backend_tokenizer
         self._eos_token_ids = eos_token_ids
+        self._token_table = token_table
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
         return self._eos_token_ids
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of plain text, with the special tokens that the tokenizer adds by itself."""
-        return tuple(self._tokenizer.encode(text))
+    @property
+    def chat_template(self) -> str:
+        """The base's own template; empty when it has none."""
+        template = self._tokenizer.chat_template
+        return template if isinstance(template, str) else ""
+
+    def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
+        """Tokens of plain text, by default with those that the tokenizer adds by itself."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=adds_special_tokens))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Tokens of the chat template over `messages`, ready for the assistant's answer."""
-        if not self._tokenizer.chat_template:
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that `token_id` stands for; a special token's are its name."""
+        if self._token_table is not None and token_id < self._token_table.vocab_size:
+            return self._token_table.decode_bytes([token_id])
+        text: str = self._tokenizer.decode([token_id])
+        return text.encode()
+
+    def token_name(self, token_id: int) -> str:
+        """The vocabulary's own word for a token."""
+        name: str | None = self._tokenizer.convert_ids_to_tokens(token_id)
+        return name or ""
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` if it is one special token."""
+        token_id = self._rust.token_to_id(text)
+        if token_id is None or self._token_table is None:
+            return None
+        return int(token_id) if self._token_table.is_special_token(token_id) else None
+
+    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
+        """See `core.ports.ChatTokenizer.render_chat`."""
+        template = prompt.template or self.chat_template
+        if not template:
             raise RequestError(
                 "this base model has no chat template; use /v1/completions", "messages"
             )
+        continues = prompt.continues_final_message
         try:
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+                [dict(message) for message in prompt.messages],
+                tools=[dict(tool) for tool in prompt.tools] or None,
+                chat_template=template,
+                add_generation_prompt=prompt.adds_generation_prompt and not continues,
+                continue_final_message=continues,
+                tokenize=False,
+                **prompt.template_arguments,
             )
-        except TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise RequestError(
                 f"the chat template of this model refuses these messages: {error}", "messages"
             ) from error
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def stream(self) -> "IncrementalText":
-        return IncrementalText(self._tokenizer)
+    def stream(
+        self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
+    ) -> "IncrementalText":
+        return IncrementalText(
+            self._tokenizer, prompt[-_NUM_CONTEXT:], skips_special_tokens=skips_special_tokens
+        )
 
 
 class IncrementalText:
-    """Detokenises one answer, token by token."""
+    """Detokenises one answer, token by token.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    `context` are the tokens before the answer: whether a word begins with a space may depend on
+    them (sentencepiece drops the first one of a text).
+    """
+
+    def __init__(
+        self, tokenizer: Any, context: Sequence[int] = (), *, skips_special_tokens: bool = True
+    ) -> None:
         self._rust: Any = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._skips = skips_special_tokens
+        self._before = list(context)
+        if self._decode(self._before).endswith("\ufffd"):
+            self._before = []  # half a character would come again with its other half
+        self._stream = DecodeStream(ids=self._before, skip_special_tokens=skips_special_tokens)
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -63,6 +130,7 @@ class IncrementalText:
         text: str | None = self._stream.step(self._rust, token_id)
         if text is None:
             return ""
+        self._before = self._held[-_NUM_CONTEXT:]
         self._held.clear()
         return text
 
@@ -70,8 +138,13 @@ class IncrementalText:
         """The text of tokens that never completed a character."""
         if not self._held:
             return ""
-        text: str = self._tokenizer.decode(self._held, skip_special_tokens=True)
+        before = self._decode(self._before)
+        whole = self._decode(self._before + self._held)
         self._held.clear()
+        return whole.removeprefix(before)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        text: str = self._rust.decode(token_ids, skip_special_tokens=self._skips)
         return text
 
 

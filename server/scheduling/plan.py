@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from server.core.batch import ScheduledBatch
+from server.core.logprobs import TokenLogprobs
 from server.core.request import FinishReason
 
 
@@ -24,8 +25,9 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequenceUpdate:
-    """What a step brought one sequence: a token, an end, or both.
+    """What a step brought one sequence: a token, prompt log probabilities, an end, or several.
 
+    `is_end_token` marks a token that ended the sequence and is no part of its text.
     `queued_seconds` is how long it waited for its first step; the first update has it.
     """
 
@@ -33,4 +35,7 @@ class SequenceUpdate:
     token_id: int | None
     finish_reason: FinishReason | None = None
     error: str | None = None
+    is_end_token: bool = False
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     queued_seconds: float | None = None

@@ -139,8 +139,12 @@ class Scheduler:
                 continue
             sequence.advance(len(row.token_ids))
             self._register_full_blocks(sequence)
-            if row.samples:
-                updates.append(self._append(sequence, output.token_ids[row.sequence_id]))
+            update = sequence.record(row, output, self._eos_token_ids)
+            if update is None:
+                continue
+            if update.finish_reason is not None:
+                self.finish(row.sequence_id, update.finish_reason)
+            updates.append(update)
         return updates
 
     def fail_batch(self, batch: ScheduledBatch, error: str) -> list[SequenceUpdate]:
@@ -187,17 +191,6 @@ class Scheduler:
             if self.slots.pages_of(digest) is not None:
                 self.slots.discard(digest)
         self._unfilled.clear()
-
-    def _append(self, sequence: Sequence, token_id: int) -> SequenceUpdate:
-        sequence.token_ids.append(token_id)
-        reason: FinishReason | None = None
-        if token_id in self._eos_token_ids and not sequence.sampling.ignore_eos:
-            reason = FinishReason.STOP
-        elif len(sequence.token_ids) >= sequence.max_len:
-            reason = FinishReason.LENGTH
-        if reason is not None:
-            self.finish(sequence.sequence_id, reason)
-        return SequenceUpdate(sequence.sequence_id, token_id, reason)
 
     def _current_shares(self) -> Shares | None:
         """Who holds how much of the batch; None while there is one flow only."""
@@ -364,9 +357,9 @@ class Scheduler:
         sequence.hold_pages(self._pages(sequence.adapter_pages))
         root = self.blocks.root(f"{self._base_digest}|{sequence.root_namespace}")
         sequence.chain_keys = sequence.find_chain_keys(self._settings.block_size)
-        sequence.block_ids, sequence.chain = self.blocks.match(
-            root, sequence.token_ids, sequence.chain_keys
-        )
+        # Cached blocks have no logits any more: a prompt that is scored is computed.
+        known = sequence.token_ids[:1] if sequence.wants_scores else sequence.token_ids
+        sequence.block_ids, sequence.chain = self.blocks.match(root, known, sequence.chain_keys)
         sequence.num_registered = len(sequence.block_ids)
         sequence.begin(len(sequence.block_ids) * self._settings.block_size)
         sequence.phase = SequencePhase.RUNNING

@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from server.core.batch import PrefixFill, ScheduledRow, WorkItem
+from server.core.batch import PrefixFill, ScheduledRow, StepOutput, WorkItem
+from server.core.grammar import TokenMatcher
+from server.core.logprobs import TokenLogprobs
 from server.core.request import FinishReason, SamplingParams
 from server.core.stack import AdapterStack
 from server.core.traits import AdapterTraits
 from server.scheduling.flow import Flow
 from server.scheduling.member import Member
+from server.scheduling.plan import SequenceUpdate
 
 
 class SequencePhase(Enum):
@@ -35,11 +38,13 @@ class Sequence:
         tenant: str = "",
         weight: float = 1.0,
         traits: Mapping[str, AdapterTraits] | None = None,
+        matcher: TokenMatcher | None = None,
     ) -> None:
         """`max_len` bounds virtual tokens, prompt and answer together, in tokens.
 
         `weight` is the tenant's share relative to other tenants. `traits` are those of the loaded
-        adapters, by digest; without them, plain LoRA is assumed.
+        adapters, by digest; without them, plain LoRA is assumed. `matcher`
+        outlives preemption.
         """
         self._members = [Member.of(m, traits, prompt_token_ids) for m in stack.members]
         virtual = [m for m in self._members if m.traits.num_virtual_tokens]
@@ -63,6 +68,8 @@ class Sequence:
         self.last_step = 0
         self.seed = seed
         self.max_len = min(max_len, self.num_prompt + sampling.max_tokens)
+        self.matcher = matcher
+        self.num_scored = 0
         self.phase = SequencePhase.WAITING
         self.num_computed = 0
         self.num_preemptions = 0
@@ -96,6 +103,9 @@ class Sequence:
             seed=self.seed,
             num_generated=self.num_generated,
             prefix_fill=self._unwritten_prefix,
+            history=self.token_ids,
+            scores=self.wants_scores,
+            matcher=self.matcher,
         )
 
     @property
@@ -155,6 +165,54 @@ class Sequence:
         return tuple(
             WorkItem(page, m.member.scale) for m in members for page in self._pages[m.digest]
         )
+
+    def record(
+        self, row: ScheduledRow, output: StepOutput, eos_token_ids: frozenset[int]
+    ) -> SequenceUpdate | None:
+        """Take over what a step brought for `row`: the drawn token, scores; None for nothing.
+
+        An update with a finish reason ends the sequence, which is the scheduler's to do.
+        """
+        scores = self._new_scores(row.start, output.prompt_logprobs.get(self.sequence_id, ()))
+        if not row.samples:
+            update = SequenceUpdate(self.sequence_id, None, prompt_logprobs=scores)
+            return update if scores else None
+        if self.sequence_id in output.exhausted:
+            return SequenceUpdate(self.sequence_id, None, FinishReason.STOP, prompt_logprobs=scores)
+        token_id = output.token_ids[self.sequence_id]
+        self.token_ids.append(token_id)
+        is_end_token = token_id in self.sampling.stop_token_ids or (
+            token_id in eos_token_ids and not self.sampling.ignore_eos
+        )
+        reason: FinishReason | None = None
+        if is_end_token or self.sequence_id in output.completed:
+            reason = FinishReason.STOP
+        elif len(self.token_ids) >= self.max_len:
+            reason = FinishReason.LENGTH
+        return SequenceUpdate(
+            self.sequence_id,
+            token_id,
+            reason,
+            is_end_token=is_end_token,
+            logprobs=output.logprobs.get(self.sequence_id),
+            prompt_logprobs=scores,
+        )
+
+    def _new_scores(
+        self, start: int, scores: tuple[TokenLogprobs, ...]
+    ) -> tuple[TokenLogprobs, ...]:
+        """What is new of the scores of a row from `start`: preemption computes some twice."""
+        # The first real token has none, whatever stands before it.
+        first = max(0, start - self.num_virtual)
+        new = scores[max(0, self.num_scored - first) :]
+        self.num_scored += len(new)
+        return new
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether prompt tokens still lack the log probabilities that were asked for."""
+        wanted = self.num_prompt - self.num_virtual - 1
+        return self.sampling.prompt_logprobs is not None and self.num_scored < wanted
 
 
 def count_pins(sequences: Iterable[Sequence]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from server.core.model_info import ModelInfo
 from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_catalog import FakeCatalog
 from tests.fakes.api_engine import FakeEngine
+from tests.fakes.api_grammars import FakeGrammars
 from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
 
 BASE_ID = "org/tiny-base"
@@ -28,6 +29,7 @@ class FakeServing:
     engine: FakeEngine = field(default_factory=FakeEngine)
     catalog: FakeCatalog = field(default_factory=FakeCatalog)
     administration: AdapterAdministration = field(default_factory=FakeAdministration)
+    grammars: FakeGrammars = field(default_factory=FakeGrammars)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     settings: ApiSettings = field(default_factory=ApiSettings)
     scrapes: list[int] = field(default_factory=list)
@@ -40,6 +42,7 @@ class FakeServing:
             self.engine,
             self.catalog,
             FakeTokenizer(),
+            self.grammars,
             INFO,
             administration=self.administration,
             registry=self.registry,

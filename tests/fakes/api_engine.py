@@ -4,9 +4,11 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 
+from server.core.logprobs import TokenLogprobs
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
-from server.engine.stop import StopMatcher
-from tests.fakes.api_tokenizer import FakeTokenizer
+from server.engine.answer_text import AnswerText
+from server.scheduling.plan import SequenceUpdate
+from tests.fakes.api_tokenizer import END_OF_TURN, FakeTokenizer
 
 Answer = Callable[[GenerationRequest, int], str]
 
@@ -84,18 +86,38 @@ class FakeEngine:
                     yield delta
 
     def _choice(self, request: GenerationRequest, choice: int) -> Iterator[GenerationDelta]:
-        tokenizer = FakeTokenizer()
-        text, stop = tokenizer.stream(), StopMatcher(request.sampling.stop)
-        tokens = tokenizer.encode(self._answer(request, choice))
-        limit = request.sampling.max_tokens
+        tokenizer, sampling = FakeTokenizer(), request.sampling
+        if sampling.prompt_logprobs is not None:
+            scores = [
+                made_up(token, sampling.prompt_logprobs) for token in request.prompt_token_ids
+            ]
+            yield GenerationDelta(choice, "", 0, prompt_logprobs=tuple(scores[1:]))
+        text = AnswerText(tokenizer.stream(), sampling)
+        tokens = (*tokenizer.encode(self._answer(request, choice)), END_OF_TURN)
+        limit = sampling.max_tokens
         for count, token in enumerate(tokens[:limit], 1):
-            piece, is_stopped = stop.push(text.push(token))
-            if is_stopped:
-                yield GenerationDelta(choice, piece, 1, FinishReason.STOP)
+            is_end = token == END_OF_TURN or token in sampling.stop_token_ids
+            reason = FinishReason.LENGTH if count == limit else None
+            told = made_up(token, sampling.logprobs) if sampling.logprobs is not None else None
+            piece = text.push(
+                SequenceUpdate(
+                    choice,
+                    token,
+                    FinishReason.STOP if is_end else reason,
+                    is_end_token=is_end,
+                    logprobs=told,
+                )
+            )
+            yield GenerationDelta(
+                choice, piece.text, 1, piece.finish_reason, None, piece.stop_reason, piece.logprobs
+            )
+            if piece.finish_reason is not None:
                 return
-            if count == limit:
-                rest = piece + stop.push(text.flush())[0] + stop.flush()
-                yield GenerationDelta(choice, rest, 1, FinishReason.LENGTH)
-                return
-            yield GenerationDelta(choice, piece, 1)
-        yield GenerationDelta(choice, stop.flush(), 1, FinishReason.STOP)
+
+
+def made_up(token_id: int, num_top: int) -> TokenLogprobs:
+    """Log probabilities that say which token they belong to."""
+    logprob = -token_id / 100
+    others = tuple((i, logprob - 1 - i) for i in range(num_top - 1))
+    top = ((token_id, logprob), *others) if num_top else ()
+    return TokenLogprobs(token_id, logprob, 1, top)

@@ -1,8 +1,9 @@
 """A tokenizer whose tokens are UTF-8 bytes; token 256 ends a turn."""
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
 
 END_OF_TURN = 256
@@ -16,19 +17,39 @@ class FakeTokenizer:
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset({END_OF_TURN})
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    @property
+    def chat_template(self) -> str:
+        return "{{ messages }}"
+
+    def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(text.encode())
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(t for t in token_ids if t < 256).decode(errors="replace")
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b"<end>"
+
+    def token_name(self, token_id: int) -> str:
+        return f"<{token_id}>"
+
+    def special_token_id(self, text: str) -> int | None:
+        return None
+
+    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
+        messages = prompt.messages
         if messages[0]["role"] == "assistant":
             raise RequestError("the chat template wants a user's turn first", "messages")
         lines = [f"{message['role']}: {message['content']}\n" for message in messages]
-        return self.encode("".join([*lines, "assistant: "]))
+        if prompt.continues_final_message:
+            return self.encode("".join(lines).rstrip("\n"))
+        if prompt.adds_generation_prompt:
+            lines.append("assistant: ")
+        return self.encode("".join([prompt.template or "", *lines]))
 
-    def stream(self) -> "ByteStream":
+    def stream(
+        self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
+    ) -> "ByteStream":
         return ByteStream()
 
 

@@ -1,6 +1,8 @@
 """A tokenizer with one token a byte-like symbol: token 8 is "a", 9 is "b", and so on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from server.core.chat import ChatPrompt
 
 FIRST = 8
 
@@ -12,16 +14,31 @@ class FakeTokenizer:
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset({7})
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    @property
+    def chat_template(self) -> str:
+        return "{{ messages }}"
+
+    def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(FIRST + ord(c) - ord("a") for c in text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self.symbol(token) for token in token_ids)
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        return self.encode("".join(m["content"] for m in messages))
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.symbol(token_id).encode()
 
-    def stream(self) -> "FakeTokenStream":
+    def token_name(self, token_id: int) -> str:
+        return self.symbol(token_id)
+
+    def special_token_id(self, text: str) -> int | None:
+        return None
+
+    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
+        return self.encode("".join(m["content"] for m in prompt.messages))
+
+    def stream(
+        self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
+    ) -> "FakeTokenStream":
         return FakeTokenStream()
 
     @staticmethod

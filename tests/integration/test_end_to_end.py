@@ -93,8 +93,8 @@ def test_an_unknown_adapter_is_not_found(client: OpenAI) -> None:
 
 
 def test_a_parameter_that_is_not_served_is_named(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="logprobs"):
-        client.chat.completions.create(model=BASE, messages=QUESTION, logprobs=True)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="store"):
+        client.chat.completions.create(model=BASE, messages=QUESTION, store=True)  # type: ignore[arg-type]
 
 
 async def test_neighbours_change_nothing(client: OpenAI, url: str) -> None:

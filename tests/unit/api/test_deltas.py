@@ -25,16 +25,16 @@ def request(request_id: str, num_choices: int = 1) -> GenerationRequest:
 
 async def test_collects_one_request() -> None:
     engine = FakeEngine(lambda r, i: "abc"[: i + 1])
-    choices, num_tokens = await collect(generate_all(engine, [request("a", 3)]), 3)
+    choices = await collect(generate_all(engine, [request("a", 3)]), 3)
     assert [choice.text for choice in choices] == ["a", "ab", "abc"]
-    assert num_tokens == 1 + 2 + 3 + 3
+    assert sum(choice.num_tokens for choice in choices) == 1 + 2 + 3 + 3
     assert engine.completed == ["a"]
 
 
 async def test_merges_several_requests_with_their_choices_numbered_through() -> None:
     engine = FakeEngine(lambda r, i: f"{r.request_id}{i}")
     deltas = generate_all(engine, [request("a", 2), request("b", 1), request("c", 2)])
-    choices, _ = await collect(deltas, 5)
+    choices = await collect(deltas, 5)
     assert [choice.text for choice in choices] == ["a0", "a1", "b0", "c0", "c1"]
     assert sorted(engine.completed) == ["a", "b", "c"]
 

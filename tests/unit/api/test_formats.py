@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.formats import AnswerHead, ChatFormat, ChoiceText, CompletionFormat, Usage, event
-from server.core.request import FinishReason
+from server.api.chat_format import ChatFormat
+from server.api.completion_format import CompletionFormat
+from server.api.formats import AnswerHead, StreamReport, Usage, WholeChoice, event
+from server.core.request import FinishReason, GenerationDelta
 
 HEAD = AnswerHead("chatcmpl-1", 5, 'odd "model" \\ name')
 
@@ -26,14 +28,18 @@ def payload(chunk: bytes) -> dict[str, object]:
 def test_any_text_survives(text: str, choice: int, includes_usage: bool) -> None:
     usage = {"usage": None} if includes_usage else {}
     common = {"id": "chatcmpl-1", "created": 5, "model": HEAD.model}
-    chat = ChatFormat(HEAD, includes_usage=includes_usage).text(choice, text)
+    report, delta = StreamReport(includes_usage), GenerationDelta(choice, text, 1)
+    chat = ChatFormat(HEAD, report).delta(delta)
+    assert (chat == b"") == (text == "")
+    if not text:
+        return
     assert payload(chat) == {
         **common,
         "object": "chat.completion.chunk",
         "choices": [{"index": choice, "delta": {"content": text}, "finish_reason": None}],
         **usage,
     }
-    completion = CompletionFormat(HEAD, includes_usage=includes_usage).text(choice, text)
+    completion = CompletionFormat(HEAD, report).delta(delta)
     assert payload(completion) == {
         **common,
         "object": "text_completion",
@@ -44,11 +50,11 @@ def test_any_text_survives(text: str, choice: int, includes_usage: bool) -> None
 
 @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
 def test_finish_and_usage_chunks(reason: FinishReason) -> None:
-    answer = ChatFormat(HEAD, includes_usage=True)
-    assert payload(answer.finish(3, reason))["choices"] == [
+    answer = ChatFormat(HEAD, StreamReport(includes_usage=True))
+    assert payload(answer.delta(GenerationDelta(3, "", 1, reason)))["choices"] == [
         {"index": 3, "delta": {}, "finish_reason": reason.value}
     ]
-    last = payload(answer.usage(Usage(7, 5)))
+    last = payload(answer.closing(Usage(7, 5)))
     assert last["choices"] == []
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
@@ -64,7 +70,7 @@ def test_a_chat_opens_with_the_role_of_each_choice() -> None:
 
 
 def test_whole_answers() -> None:
-    choices = [ChoiceText("a", FinishReason.STOP), ChoiceText("b", FinishReason.LENGTH)]
+    choices = [WholeChoice("a", FinishReason.STOP), WholeChoice("b", FinishReason.LENGTH)]
     chat = ChatFormat(HEAD).whole(choices, Usage(1, 2))
     assert chat["object"] == "chat.completion"
     assert chat["choices"][1] == {
@@ -76,6 +82,16 @@ def test_whole_answers() -> None:
     completion = CompletionFormat(HEAD).whole(choices, Usage(1, 2))
     assert [choice["text"] for choice in completion["choices"]] == ["a", "b"]
     assert completion["usage"]["total_tokens"] == 3
+
+
+def test_usage_along_the_way_counts_up() -> None:
+    answer = CompletionFormat(HEAD, StreamReport(counts_along=True, num_prompt_tokens=3))
+    totals = [
+        payload(answer.delta(GenerationDelta(0, "x", 1)))["usage"]["total_tokens"]  # type: ignore[index]
+        for _ in range(3)
+    ]
+    assert totals == [4, 5, 6]
+    assert answer.closing(Usage(3, 3)) == b""
 
 
 def test_chinese_stays_readable() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from server.api.generation_body import StackedAdapter
 from server.api.resolution import resolve_model
-from server.api.schemas import StackedAdapter
 from server.core.errors import AdapterUnavailableError, RequestError
 from server.core.stack import AdapterStack
 from tests.fakes.api_app import BASE_ID, INFO

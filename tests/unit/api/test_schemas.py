@@ -99,15 +99,15 @@ def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
         ({"messages": "Hi"}, "messages", "messages is 'Hi'; it should be a valid array"),
         ({"messages": [5]}, "messages[0]", "messages[0] must be a JSON object"),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "robot", "content": "x"}]},
             "messages[0].role",
-            "messages[0].role is 'tool'; it should be 'system', 'developer', 'user' or 'assistant'",
+            "messages[0].role is 'robot'; it should be 'system', 'developer', 'user', 'assistant'",
         ),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing field"),
         (
-            {"messages": [USER, {**USER, "name": "Ann"}]},
-            "messages[1].name",
-            "Unsupported field: name",
+            {"messages": [USER, {**USER, "audio": {}}]},
+            "messages[1].audio",
+            "Unsupported field: audio",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -158,11 +158,11 @@ def test_an_assistants_message_of_ours_can_be_sent_back() -> None:
 
 
 def test_defaults_are_the_openai_apis() -> None:
-    sampling = chat().sampling(5)
-    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
-    assert (sampling.stop, sampling.seed, sampling.ignore_eos) == ((), None, False)
-    assert chat(top_k=-1).sampling(5).top_k == 0
-    assert chat(stop="END").sampling(5).stop == ("END",)
+    body = chat()
+    assert (body.temperature, body.top_p, body.top_k, body.n) == (1.0, 1.0, 0, 1)
+    assert (body.presence_penalty, body.frequency_penalty, body.repetition_penalty) == (0, 0, 1)
+    assert (body.stop, body.seed, body.ignore_eos, body.shape) == ([], None, False, None)
+    assert chat(stop="END").stop == ["END"]
     assert chat(max_completion_tokens=9).token_limit == chat(max_tokens=9).token_limit == 9
 
 

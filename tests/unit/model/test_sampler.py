@@ -19,9 +19,9 @@ def row(index: int, *, seed: int = 1, position: int = 0, **options: float) -> Sc
 
 def frequencies(logits: list[float], count: int, **options: float) -> dict[int, float]:
     rows = [row(i, seed=i, **options) for i in range(count)]
-    tokens, failed = sample(torch.tensor([logits] * count), rows)
-    assert not failed
-    return {token: n / count for token, n in Counter(tokens.values()).items()}
+    draws = sample(torch.tensor([logits] * count), rows)
+    assert not draws.failed
+    return {token: n / count for token, n in Counter(draws.token_ids.values()).items()}
 
 
 def test_frequencies_follow_the_softmax() -> None:
@@ -53,9 +53,9 @@ def test_a_flat_nucleus_reaches_beyond_the_first_candidates() -> None:
 def test_the_draw_does_not_depend_on_the_neighbours() -> None:
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
     rows = [row(i, seed=100 + i, position=i, top_p=0.9) for i in range(8)]
-    together, _ = sample(logits, rows)
+    together = sample(logits, rows).token_ids
     for i in range(8):
-        alone, _ = sample(logits[i : i + 1], rows[i : i + 1])
+        alone = sample(logits[i : i + 1], rows[i : i + 1]).token_ids
         assert alone[i] == together[i]
 
 
@@ -86,9 +86,9 @@ def test_the_inverse_of_the_cdf_is_exact() -> None:
 def test_nan_fails_that_row_only() -> None:
     logits = torch.zeros(2, 4)
     logits[0, 1] = float("nan")
-    tokens, failed = sample(logits, [row(0), row(1)])
-    assert list(tokens) == [1]
-    assert "isn't finite" in failed[0]
+    draws = sample(logits, [row(0), row(1)])
+    assert list(draws.token_ids) == [1]
+    assert "isn't finite" in draws.failed[0]
 
 
 def test_uniform_numbers_are_uniform() -> None:

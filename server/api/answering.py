@@ -1,0 +1,97 @@
+"""Sends engine requests off and their answer back: whole, or as a stream."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.api.deltas import collect, generate_all, without_answer
+from server.api.disconnect import await_while_connected
+from server.api.formats import AnswerFormat, AnswerHead, Usage, WholeChoice
+from server.api.resolution import ServedModel
+from server.api.settings import ApiSettings
+from server.api.streaming import AnswerStream, StreamResponse
+from server.core.ports import GenerationEngine
+from server.core.request import GenerationRequest
+
+Choose = Callable[[Sequence[WholeChoice]], Sequence[WholeChoice]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that generating one HTTP answer takes.
+
+    `choose` picks the choices that go out of those that were generated (`best_of`). With
+    `hides_answer` the engine's one token is kept back: only the prompt was asked about.
+    """
+
+    requests: Sequence[GenerationRequest]
+    answer: AnswerFormat
+    headers: Mapping[str, str]
+    streams: bool
+    hides_answer: bool = False
+    choose: Choose = lambda choices: choices
+
+    @property
+    def num_choices(self) -> int:
+        return sum(request.num_choices for request in self.requests)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(request.prompt_token_ids) for request in self.requests)
+
+
+class Answering:
+    """Runs jobs on the engine."""
+
+    def __init__(self, engine: GenerationEngine, settings: ApiSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def answer(self, request: Request, job: Job) -> Response:
+        """The HTTP answer of a job; the client's leaving aborts it."""
+        deltas = generate_all(self._engine, job.requests)
+        if job.hides_answer:
+            deltas = without_answer(deltas)
+        if job.streams:
+            stream = AnswerStream(
+                deltas,
+                job.answer,
+                num_choices=job.num_choices,
+                num_prompt_tokens=job.num_prompt_tokens,
+            )
+            await stream.open(request.receive, self._settings.opening_seconds)
+            return StreamResponse(stream, headers=job.headers, settings=self._settings)
+        collecting = asyncio.create_task(collect(deltas, job.num_choices))
+        await await_while_connected(collecting, request.receive)
+        choices = collecting.result()
+        usage = Usage(job.num_prompt_tokens, sum(choice.num_tokens for choice in choices))
+        return JSONResponse(job.answer.whole(job.choose(choices), usage), headers=job.headers)
+
+
+def answer_head(prefix: str, served: ServedModel) -> AnswerHead:
+    """An answer's id, time and model."""
+    return AnswerHead(prefix + secrets.token_hex(12), int(time.time()), served.expression)
+
+
+def answer_headers(served: ServedModel, head: AnswerHead) -> dict[str, str]:
+    return {**served.headers, "x-request-id": head.answer_id}
+
+
+def best_choices(num_tries: int, num_wanted: int) -> Choose:
+    """Of each prompt's `num_tries` choices the `num_wanted` that the model found most probable."""
+    if num_tries == num_wanted:
+        return lambda choices: choices
+
+    def choose(choices: Sequence[WholeChoice]) -> Sequence[WholeChoice]:
+        chosen: list[WholeChoice] = []
+        for first in range(0, len(choices), num_tries):
+            tries = choices[first : first + num_tries]
+            chosen += sorted(tries, key=lambda choice: -choice.mean_logprob)[:num_wanted]
+        return chosen
+
+    return choose

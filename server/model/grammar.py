@@ -1,0 +1,142 @@
+"""Grammars through llguidance: JSON schemas, regular expressions, Lark and GBNF, as token masks."""
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import llguidance.hf
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
+
+from server.core.errors import RequestError
+from server.core.grammar import CompiledGrammar, GrammarKind, GrammarSpec
+
+logger = logging.getLogger(__name__)
+
+_MAX_CACHED = 256
+_MAX_SHOWN_CHARS = 400
+# Indented or on one line, but no endless white space: a small model may never leave it.
+_WHITE_SPACE = r" |\n {0,32}"
+_LANGUAGES = {
+    GrammarKind.JSON_SCHEMA: "JSON schema",
+    GrammarKind.REGEX: "regular expression",
+    GrammarKind.LARK: "grammar",
+    GrammarKind.GBNF: "grammar",
+}
+
+
+def grammar_tokenizer(
+    tokenizer: Any, *, vocab_size: int, eos_token_ids: frozenset[int]
+) -> LLTokenizer | None:
+    """llguidance's view of a fast tokenizer: the bytes of each token, and which tokens end a text.
+
+    None for a tokenizer that it doesn't understand; the log says why.
+    """
+    size = max(vocab_size, len(tokenizer))
+    try:
+        return llguidance.hf.from_tokenizer(
+            tokenizer, n_vocab=size, eos_token=sorted(eos_token_ids) or None
+        )
+    except Exception as error:  # noqa: BLE001 - whatever the library raises, we can do without
+        logger.warning("no structured output: llguidance can't read this tokenizer: %s", error)
+        return None
+
+
+class Grammar:
+    """A compiled grammar. Implements `core.grammar.CompiledGrammar`."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._start = matcher
+
+    def matcher(self) -> "GrammarMatcher":
+        """A copy of the start state; takes microseconds."""
+        return GrammarMatcher(self._start.deep_copy())
+
+
+class GrammarMatcher:
+    """Follows one sequence. Implements `core.grammar.TokenMatcher`."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def allowed(self) -> bytes:
+        """One bit a token id; leaves Python's lock while it computes."""
+        return self._matcher.compute_bitmask()
+
+    def accept(self, token_id: int) -> None:
+        self._matcher.consume_token(token_id)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._matcher.is_stopped()
+
+    @property
+    def error(self) -> str:
+        return self._matcher.get_error()[:_MAX_SHOWN_CHARS] if self._matcher.is_error() else ""
+
+
+class GrammarCache:
+    """Compiles grammars once and keeps the last ones. Implements `core.grammar.GrammarCompiler`."""
+
+    def __init__(self, tokenizer: LLTokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._limits = LLParserLimits(verbose_errors=False)
+        self._lock = threading.Lock()
+        self._cached: OrderedDict[tuple[GrammarKind, str], Grammar] = OrderedDict()
+
+    def compile(self, spec: GrammarSpec) -> CompiledGrammar:
+        """See `core.grammar.GrammarCompiler.compile`. Failures aren't kept."""
+        key = (spec.kind, spec.text)
+        with self._lock:
+            if (known := self._cached.get(key)) is not None:
+                self._cached.move_to_end(key)
+                return known
+        grammar = self._compile(spec)
+        with self._lock:
+            self._cached[key] = grammar
+            while len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+        return grammar
+
+    def _compile(self, spec: GrammarSpec) -> Grammar:
+        if self._tokenizer is None:
+            raise RequestError(
+                "this base model's tokenizer can't be constrained (the server's log says why): "
+                f"leave {spec.param} out",
+                spec.param,
+            )
+        try:
+            text = _as_llguidance(spec)
+        except Exception as error:  # the converters raise what they like
+            raise _refused(spec, str(error)) from error
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise _refused(spec, matcher.get_error())
+        return Grammar(matcher)
+
+
+def _as_llguidance(spec: GrammarSpec) -> str:
+    match spec.kind:
+        case GrammarKind.JSON_SCHEMA:
+            return LLMatcher.grammar_from_json_schema(
+                spec.text, defaults={"whitespace_pattern": _WHITE_SPACE}
+            )
+        case GrammarKind.REGEX:
+            return LLMatcher.grammar_from_regex(spec.text)
+        case GrammarKind.GBNF:
+            return LLMatcher.grammar_from_lark(any_to_lark(spec.text))
+        case GrammarKind.LARK:
+            return LLMatcher.grammar_from_lark(spec.text)
+
+
+def _refused(spec: GrammarSpec, reason: str) -> RequestError:
+    shown = " ".join(reason.split())[:_MAX_SHOWN_CHARS]
+    return RequestError(
+        f"the {_LANGUAGES[spec.kind]} in {spec.param} can't be enforced: {shown}", spec.param
+    )
+
+
+ANY_JSON_OBJECT = json.dumps({"type": "object"})
+"""The schema of `response_format: json_object`."""
