@@ -34,6 +34,7 @@ class FakeServing:
     settings: ApiSettings = field(default_factory=ApiSettings)
     scrapes: list[int] = field(default_factory=list)
     keys: KeyRing | None = None
+    info: ModelInfo = INFO
     drain: Drain = field(default_factory=Drain)
     tracer: Tracer | None = None
 
@@ -43,7 +44,7 @@ class FakeServing:
             self.catalog,
             FakeTokenizer(),
             self.grammars,
-            INFO,
+            self.info,
             administration=self.administration,
             registry=self.registry,
             settings=self.settings,
