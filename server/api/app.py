@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 from adapters.errors import AdapterError
 from server.api.adapter_routes import adapter_routes
 from server.api.administration_routes import administration_routes
-from server.api.announced_routes import announced_routes
 from server.api.callers import ANYONE, NOBODY, CurrentCaller
 from server.api.deadlines import CurrentDeadline
 from server.api.drain import Drain
@@ -34,6 +33,7 @@ from server.api.request_log import RequestLogMiddleware
 from server.api.rights import allowed_methods
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
+from server.api.token_routes import token_routes
 from server.api.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
@@ -106,11 +106,12 @@ def create_app(
     serving = Serving(engine, catalog, tokenizer, grammars, info=info, settings=settings)
     app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/responses", serving.respond, methods=["POST"], response_model=None)
+    app.include_router(token_routes(tokenizer, catalog, info, settings))
     app.include_router(model_routes(info, catalog, current))
     app.include_router(adapter_routes(info, catalog, settings))
     guarded = GuardedAdministration(administration, current)
     app.include_router(administration_routes(guarded, info, settings))
-    app.include_router(announced_routes())
     app.add_api_route(
         "/openapi.json", lambda: JSONResponse(document), methods=["GET"], response_model=None
     )

@@ -31,16 +31,20 @@ class PromptTokens:
     ) -> TokenIds:
         """Tokens of a completion's prompt. Raises `RequestError` for unknown ids, or for none."""
         if isinstance(prompt, str):
-            token_ids = await self._tokens(
-                lambda: self._tokenizer.encode(prompt, adds_special_tokens=adds_special_tokens),
-                len(prompt),
-            )
+            token_ids = await self.encoded(prompt, adds_special_tokens=adds_special_tokens)
         else:
             token_ids = tuple(prompt)
             self.check_ids(token_ids, "prompt")
         if not token_ids:
             raise RequestError("prompt is empty; give at least one token to continue", "prompt")
         return token_ids
+
+    async def encoded(self, text: str, *, adds_special_tokens: bool) -> TokenIds:
+        """Tokens of plain text; there may be none."""
+        return await self._tokens(
+            lambda: self._tokenizer.encode(text, adds_special_tokens=adds_special_tokens),
+            len(text),
+        )
 
     def check_ids(self, token_ids: TokenIds, param: str) -> None:
         """Raises `RequestError` for an id that the model doesn't have."""

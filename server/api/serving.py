@@ -7,12 +7,14 @@ from server.api.answering import Answering, Job, answer_head, answer_headers, be
 from server.api.body import read_body
 from server.api.chat_format import ChatFormat
 from server.api.completion_format import CompletionFormat, CompletionPrompt
-from server.api.conversation import Conversations
+from server.api.conversation import Conversation, Conversations
 from server.api.formats import StreamReport
 from server.api.generation_body import GenerationBody
 from server.api.logprob_objects import LogprobObjects
 from server.api.prompts import PromptTokens
 from server.api.resolution import ServedModel, resolve_model
+from server.api.response_body import ResponseBody
+from server.api.response_format import ResponseFormat
 from server.api.sampling import SamplingFactory
 from server.api.schemas import COMPLETION_MAX_TOKENS, ChatBody, CompletionBody
 from server.api.settings import ApiSettings
@@ -50,6 +52,39 @@ class Serving:
         """`POST /v1/chat/completions`."""
         body = await read_body(request, ChatBody, self._settings.max_body_bytes)
         served = self.resolve(body, 1, body.n)
+        head = answer_head("chatcmpl-", served)
+        work, conversation = await self._chat_work(body, served, head.answer_id)
+        prompt = work.prompt_token_ids
+        answer = ChatFormat(
+            head,
+            _report(body, len(prompt)),
+            logprobs=self._logprobs if body.logprobs else None,
+            make_parser=conversation.make_parser,
+            uses_functions=body.uses_functions,
+            prompt_scores=(self._logprobs, prompt) if body.prompt_logprobs is not None else None,
+        )
+        return await self._answering.answer(
+            request, Job([work], answer, answer_headers(served, head), body.stream)
+        )
+
+    async def respond(self, request: Request) -> Response:
+        """`POST /v1/responses`."""
+        body = await read_body(request, ResponseBody, self._settings.max_body_bytes)
+        chat = body.as_chat()
+        served = self.resolve(chat, 1, 1)
+        head = answer_head("resp_", served)
+        work, conversation = await self._chat_work(chat, served, head.answer_id)
+        answer = ResponseFormat(
+            head, body, logprobs=self._logprobs, make_parser=conversation.make_parser
+        )
+        return await self._answering.answer(
+            request, Job([work], answer, answer_headers(served, head), body.stream)
+        )
+
+    async def _chat_work(
+        self, body: ChatBody, served: ServedModel, request_id: str
+    ) -> tuple[GenerationRequest, Conversation]:
+        """What a conversation asks of the engine, and how its answer is to be read."""
         conversation = self._conversations.of_chat(body, served)
         prompt = await self._prompts.of_chat(conversation.prompt)
         prompt = self._prompts.truncated(prompt, body.truncate_prompt_tokens, body.token_limit)
@@ -63,20 +98,8 @@ class Serving:
             prompt_logprobs=body.prompt_logprobs,
             shows_special_tokens=conversation.shows_special_tokens,
         )
-        head = answer_head("chatcmpl-", served)
-        scores = (self._logprobs, prompt) if body.prompt_logprobs is not None else None
-        answer = ChatFormat(
-            head,
-            _report(body, len(prompt)),
-            logprobs=self._logprobs if body.logprobs else None,
-            make_parser=conversation.make_parser,
-            uses_functions=body.uses_functions,
-            prompt_scores=scores,
-        )
-        work = GenerationRequest(head.answer_id, prompt, sampling, served.stack, body.n)
-        return await self._answering.answer(
-            request, Job([work], answer, answer_headers(served, head), body.stream)
-        )
+        work = GenerationRequest(request_id, prompt, sampling, served.stack, body.n)
+        return work, conversation
 
     async def complete(self, request: Request) -> Response:
         """`POST /v1/completions`."""

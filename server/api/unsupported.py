@@ -67,3 +67,34 @@ STREAM_OPTIONS: Final[Neutral] = {"include_obfuscation": (False,)}
 LOAD_ADAPTER: Final[Neutral] = {"is_3d_lora_weight": (False,), "base_model_name": ()}
 
 UNLOAD_ADAPTER: Final[Neutral] = {"lora_int_id": ()}
+
+TOKENIZE: Final[Neutral] = {"chat_template": (), "mm_processor_kwargs": ({},)}
+
+RESPONSE: Final[Neutral] = {
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": (),
+    "conversation": (),
+    "image": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": (),
+    "reasoning": ({}, {"effort": "none"}),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "stream_options": ({}, {"include_obfuscation": False}),
+    "truncation": ("disabled",),
+}
+
+RESPONSE_TEXT: Final[Neutral] = {"verbosity": ("medium",)}
+
+RESPONSE_ITEM: Final[Neutral] = {
+    "phase": (),
+    "caller": (),
+    "namespace": (),
+    "async": (False,),
+}

@@ -51,8 +51,10 @@ class TransformersTokenizer:
         """Tokens of plain text, by default with those that the tokenizer adds by itself."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=adds_special_tokens))
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=skips_special_tokens
+        )
         return text
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -376,18 +376,3 @@ async def test_loading_does_not_hold_up_answers(connect: Connect) -> None:
         client.post(CHAT, json={"model": "sql", "messages": HELLO}),
     )
     assert (loaded.status_code, answered.status_code) == (200, 200)
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/tokenize"),
-        ("POST", "/v1/responses"),
-    ],
-)
-async def test_routes_that_are_not_served_yet_say_so(
-    connect: Connect, method: str, path: str
-) -> None:
-    answer = await connect(FakeServing(FakeEngine())).request(method, path, json={})
-    assert answer.status_code == 400
-    assert f"{method} {path} isn't served by this version" in answer.json()["error"]["message"]

@@ -24,7 +24,7 @@ class FakeTokenizer:
     def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(text.encode())
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
         return bytes(t for t in token_ids if t < 256).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -21,7 +21,7 @@ class FakeTokenizer:
     def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(FIRST + ord(c) - ord("a") for c in text)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
         return "".join(self.symbol(token) for token in token_ids)
 
     def token_bytes(self, token_id: int) -> bytes:

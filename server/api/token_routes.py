@@ -1,0 +1,110 @@
+"""`/tokenize` and `/detokenize`, in vLLM's shape."""
+
+from typing import Any, Self
+
+from fastapi import APIRouter
+from pydantic import Field, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.api import unsupported
+from server.api.body import read_body
+from server.api.conversation import Conversations
+from server.api.generation_body import TokenId
+from server.api.messages import Message
+from server.api.prompts import PromptTokens, TokenIds
+from server.api.request_body import RequestBody, refuse
+from server.api.resolution import resolve_model
+from server.api.schemas import ConversationBody
+from server.api.settings import ApiSettings
+from server.api.tools import tool_use
+from server.core.model_info import ModelInfo
+from server.core.ports import AdapterCatalog, ChatTokenizer
+from server.core.stack import BASE_STACK, AdapterStack
+
+
+class TokenizeBody(ConversationBody):
+    """`POST /tokenize`: a prompt, or messages for the chat template."""
+
+    not_honoured = unsupported.TOKENIZE
+
+    model: str | None = Field(None, min_length=1, max_length=4096)
+    prompt: str | None = None
+    messages: list[Message] = Field([])
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _prompt_or_messages(self) -> Self:
+        if (self.prompt is None) == (not self.messages):
+            raise refuse("prompt", "give either prompt or messages")
+        return self
+
+
+class DetokenizeBody(RequestBody):
+    """`POST /detokenize`."""
+
+    model: str | None = Field(None, min_length=1, max_length=4096)
+    tokens: list[TokenId]
+
+
+class _TokenRoutes:
+    """Answers both routes. The model's name matters for its adapter's chat template alone."""
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        catalog: AdapterCatalog,
+        info: ModelInfo,
+        settings: ApiSettings,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._catalog = catalog
+        self._info = info
+        self._settings = settings
+        self._prompts = PromptTokens(tokenizer, info)
+        self._conversations = Conversations(tokenizer, settings.tool_format)
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await read_body(request, TokenizeBody, self._settings.max_body_bytes)
+        tokens = await self._tokens(body, self._stack(body.model))
+        answer: dict[str, Any] = {
+            "count": len(tokens),
+            "max_model_len": self._info.max_model_len,
+            "tokens": list(tokens),
+            "token_strs": None,
+        }
+        if body.return_token_strs:
+            answer["token_strs"] = [self._tokenizer.token_name(token) for token in tokens]
+        return JSONResponse(answer)
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await read_body(request, DetokenizeBody, self._settings.max_body_bytes)
+        self._stack(body.model)
+        tokens = tuple(body.tokens)
+        self._prompts.check_ids(tokens, "tokens")
+        text = self._tokenizer.decode(tokens, skips_special_tokens=False)
+        return JSONResponse({"prompt": text})
+
+    def _stack(self, model: str | None) -> AdapterStack:
+        if model is None:
+            return BASE_STACK
+        return resolve_model(model, None, info=self._info, catalog=self._catalog).stack
+
+    async def _tokens(self, body: TokenizeBody, stack: AdapterStack) -> TokenIds:
+        if body.prompt is not None:
+            adds = body.add_special_tokens is not False
+            return await self._prompts.encoded(body.prompt, adds_special_tokens=adds)
+        functions = [tool.function for tool in body.tools]
+        use = tool_use(functions, None, is_parallel=True)
+        return await self._prompts.of_chat(self._conversations.build(body, stack, use, None).prompt)
+
+
+def token_routes(
+    tokenizer: ChatTokenizer, catalog: AdapterCatalog, info: ModelInfo, settings: ApiSettings
+) -> APIRouter:
+    """Both routes over one tokenizer."""
+    router, routes = APIRouter(), _TokenRoutes(tokenizer, catalog, info, settings)
+    router.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
+    router.add_api_route("/detokenize", routes.detokenize, methods=["POST"], response_model=None)
+    return router
