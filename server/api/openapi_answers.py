@@ -64,6 +64,11 @@ ANSWERS: Mapping[str, Any] = {
         max_model_len=_INTEGER,
     ),
     "ModelList": _list_of("Model"),
+    "Response": _object(
+        id=_TEXT, object={"const": "response"}, status=_TEXT, model=_TEXT, output=_many(_OBJECT)
+    ),
+    "Tokens": _object(count=_INTEGER, max_model_len=_INTEGER, tokens=_many(_INTEGER)),
+    "Text": _object(prompt=_TEXT),
     "Adapter": _object(**_ADAPTER),
     "AdapterList": _list_of("Adapter"),
     "AdapterDetail": _object(

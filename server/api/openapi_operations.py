@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from server.api.administration_bodies import AliasBody, MergeBody
+from server.api.response_body import ResponseBody
 from server.api.schemas import ChatBody, CompletionBody, LoadAdapterBody, UnloadAdapterBody
+from server.api.token_routes import DetokenizeBody, TokenizeBody
 
 _JSON = "application/json"
 
@@ -37,6 +39,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Continue a conversation", "ChatCompletion", ChatBody
     ),
     ("POST", "/v1/completions"): _generating("Continue text", "Completion", CompletionBody),
+    ("POST", "/v1/responses"): _generating(
+        "Answer in the newer API's form, without storing it", "Response", ResponseBody
+    ),
+    ("POST", "/tokenize"): _json("Tokens of a prompt", "Tokens", TokenizeBody),
+    ("POST", "/detokenize"): _json("Text of tokens", "Text", DetokenizeBody),
     ("GET", "/v1/models"): _json("The base and the adapters", "ModelList"),
     ("GET", "/v1/models/{model_id:path}"): _json("One of them", "Model"),
     ("GET", "/v1/adapters"): _json("Every adapter with its versions", "AdapterList"),
