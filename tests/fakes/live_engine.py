@@ -20,6 +20,7 @@ from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_catalog import FakeCatalog
+from tests.fakes.api_grammars import FakeGrammars
 from tests.fakes.api_server import serve
 from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
 from tests.fakes.runner import FakeLoader, FakeRunner
@@ -77,6 +78,7 @@ class LiveEngine:
             self.engine,
             self.catalog,
             tokenizer,
+            FakeGrammars(),
             ModelInfo(
                 BASE_ID, "tiny", SETTINGS.max_model_len, VOCAB_SIZE, 1_700_000_000, ("base",)
             ),
