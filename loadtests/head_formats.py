@@ -20,6 +20,7 @@ from adapters.base.quantization import QuantizationSpec
 from loadtests.command import MeasurementError, Report, add_base, make_parser, run_command
 from loadtests.report import format_table
 from server.core.batch import ScheduledBatch, ScheduledRow
+from server.core.chat import ChatPrompt
 from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
@@ -100,7 +101,8 @@ def _texts(model: AssembledModel, files: Sequence[Path], limit: int | None) -> l
     for file in files:
         for line in file.read_text().splitlines()[:limit]:
             question, reply = _first_turn(json.loads(line))
-            prompt = model.tokenizer.render_chat([{"role": "user", "content": question}])
+            turn = {"role": "user", "content": question}
+            prompt = model.tokenizer.render_chat(ChatPrompt([turn]))
             answer = model.tokenizer.encode(reply)
             texts.append(Text((*prompt, *answer)[:_MAX_TOKENS], len(prompt)))
     texts = [text for text in texts if text.num_prompt < len(text.token_ids)]
