@@ -24,8 +24,8 @@ from adapters.digest import adapter_digest
 from adapters.errors import InspectionError
 from adapters.inspection import inspect_adapter
 from adapters.names import AdapterRef, check_name, parse_ref
+from adapters.remote_store import is_remote, open_store
 from adapters.report import detail_table, listing_table, size_text, stored_as_data
-from adapters.store import AdapterStore
 from adapters.tensor_values import check_values
 from adapters.upkeep_commands import add_upkeep_commands
 from adapters.verification import verify_stored
@@ -45,11 +45,11 @@ app = typer.Typer(
 def list_adapters(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """List the adapters: what each name means now."""
     with told_in_one_line():
-        if not store.is_dir():
+        if not is_remote(store) and not Path(store).is_dir():
             # Looking must not make a store where a path was mistyped.
             typer.echo("[]" if as_json else f"no adapters: there is no folder {store} yet")
             return
-        opened = AdapterStore(store)
+        opened = open_store(store)
         adapters = opened.list()
         if as_json:
             print_json([stored_as_data(opened, stored) for stored in adapters])
@@ -120,7 +120,7 @@ def import_adapter(
         shapes = base_shapes(base)
         modules = shapes.modules if shapes is not None else None
         lineage = shapes.lineage if shapes is not None else None
-        opened, source = AdapterStore(store), folder.resolve()
+        opened, source = open_store(store), folder.resolve()
         if folder.suffix == ".tar":
             stored = opened.import_archive(name, source, base_modules=modules, base=lineage)
         else:

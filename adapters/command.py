@@ -13,14 +13,21 @@ from rich.console import Console
 
 from adapters.base_shapes import BaseShapes, load_base_shapes
 from adapters.errors import AdapterError, AdapterNotFoundError
+from adapters.remote_store import is_remote, open_store
 from adapters.store import AdapterStore
 
-DEFAULT_STORE = Path("var/adapters")
+DEFAULT_STORE = "var/adapters"
 _EXIT_FAILED = 1
 _PIPE_WIDTH = 200
 
 StorePath = Annotated[
-    Path, typer.Option("--store", metavar="DIR", envvar="SWITCHYARD_STORE", help="The store.")
+    str,
+    typer.Option(
+        "--store",
+        metavar="DIR|URL",
+        envvar="SWITCHYARD_STORE",
+        help="The store: a folder, or a URL such as s3://bucket/adapters.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 BaseReference = Annotated[
@@ -37,12 +44,13 @@ RefArgument = Annotated[str, typer.Argument(metavar="REF", help="NAME or NAME@VE
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter's name.")]
 
 
-def open_existing(store: Path) -> AdapterStore:
-    if not store.is_dir():
+def open_existing(store: str) -> AdapterStore:
+    """The store, which must be there. Raises `AdapterNotFoundError` and `StoreError`."""
+    if not is_remote(store) and not Path(store).is_dir():
         raise AdapterNotFoundError(
             f"there is no store {store}: give its folder with --store or SWITCHYARD_STORE"
         )
-    return AdapterStore(store)
+    return open_store(store)
 
 
 def base_shapes(reference: str | None) -> BaseShapes | None:

@@ -18,6 +18,14 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with all that is in it."""
+    for directory, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_path(Path(directory, name))
+        sync_path(Path(directory))
+
+
 def write_synced(path: Path, text: str) -> None:
     """Write a new file and flush it; its directory entry is the caller's to flush."""
     with path.open("x", encoding="utf-8") as file:

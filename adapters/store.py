@@ -56,10 +56,18 @@ class AdapterStore:
             if error.errno not in _READ_ONLY_ERRNOS or not root.is_dir():
                 raise StoreError(f"{root} can't be opened as a store: {error.strerror}") from error
 
+    def pull(self) -> None:
+        """Bring in what changed elsewhere; a local store has nothing to bring."""
+
     @property
     def root(self) -> Path:
         """The store's folder, absolute."""
         return self._layout.root
+
+    @property
+    def num_files_parsed(self) -> int:
+        """How many alias and manifest files were read so far; unchanged ones are read once."""
+        return self._reader.num_files_parsed
 
     def names(self) -> tuple[str, ...]:
         """Every name that has a version, sorted; one that has only unaliased versions too."""

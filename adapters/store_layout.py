@@ -21,7 +21,7 @@ from adapters.names import NAME_PATTERN, parse_version
 
 ALIAS_FILE = "alias.json"
 PUBLISHING_MARK = ".publishing"
-_MAX_ALIAS_BYTES = 4096
+MAX_ALIAS_BYTES = 4096
 
 
 class StoreLayout:
@@ -77,7 +77,7 @@ class StoreLayout:
         """The name's alias; one that points at nothing when the file is missing or unreadable."""
         try:
             document = read_json_object(
-                self.alias_file(name), max_bytes=_MAX_ALIAS_BYTES, max_depth=2
+                self.alias_file(name), max_bytes=MAX_ALIAS_BYTES, max_depth=2
             )
         except DocumentError:
             return Alias()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adapters.alias import Alias, canary, single
 from adapters.digest import adapter_digest
-from adapters.durable_files import copy_synced, replace_synced, sync_path, write_synced
+from adapters.durable_files import copy_synced, replace_synced, sync_path, sync_tree, write_synced
 from adapters.errors import InspectionError
 from adapters.folder_files import MANIFEST_FILE, list_folder
 from adapters.manifest import Manifest
@@ -65,6 +65,33 @@ class StoreWriter:
             return self._commit(name, staged, set_alias=set_alias)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def place(self, name: str, version: int, fill: Callable[[Path], None]) -> None:
+        """Put a finished version where one may be already; `fill` writes its files into a folder.
+
+        Raises what `fill` raises, and `OSError`.
+        """
+        staged = self._staging_path()
+        try:
+            staged.mkdir()
+            fill(staged)
+            sync_tree(staged)
+            target = self._layout.version_folder(name, version)
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                self._discard(target)
+            staged.rename(target)
+            sync_path(target.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def set_alias(self, name: str, alias: Alias) -> None:
+        """Replace what `name` points at."""
+        self._write_alias(name, alias)
+
+    def write_file(self, path: Path, text: str) -> None:
+        """Replace a file of the store whole or not at all."""
+        replace_synced(path, text, self._layout.staging)
 
     def point(self, name: str, weights: Mapping[int, float]) -> None:
         """Make `name` mean these versions, by weight. Raises `InvalidAliasError`."""

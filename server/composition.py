@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from adapters.base.quantization import QuantizationSpec
 from adapters.compatibility import ServedBase
 from adapters.manifest import BaseLineage, QuantizationRecord
-from adapters.store import AdapterStore
+from adapters.remote_store import open_store
 from server.api.app import VERSION, create_app
 from server.api.drain import Drain
 from server.api.key_file import read_keys, watch_keys
@@ -27,7 +27,7 @@ from server.configuration import ServerConfig
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
 from server.engine.administration import Administration
-from server.engine.catalog import StoreCatalog
+from server.engine.catalog import CatalogChange, StoreCatalog
 from server.engine.engine import Engine
 from server.engine.host_cache import HostAdapterCache
 from server.engine.merge_process import MergeProcess
@@ -59,12 +59,15 @@ async def run_server(config: ServerConfig) -> None:
     started = time.perf_counter()
     keys = KeyRing(read_keys(config.keys_file)) if config.keys_file else None
     drain = Drain()
+    store = open_store(config.store)
+    # Read while the base is loaded, so that a thousand adapters don't make the start longer.
+    reading = asyncio.get_running_loop().run_in_executor(None, store.targets_by_name)
     model = assemble_model(_model_settings(config))
+    await reading
     if model.backend.startswith("native"):
         leave_cores_to_kernels()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
-    store = AdapterStore(config.store)
     catalog = StoreCatalog(
         store,
         served=_served_base(config, model),
@@ -92,6 +95,7 @@ async def run_server(config: ServerConfig) -> None:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         administration.follow_catalog()
+        _free_what_goes(catalog, engine)
         watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
         if config.keys_file and keys is not None:
             watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
@@ -136,6 +140,16 @@ async def run_server(config: ServerConfig) -> None:
     finally:
         if tracing is not None:
             tracing.shutdown()
+
+
+def _free_what_goes(catalog: StoreCatalog, engine: Engine) -> None:
+    """Give back the memory of what the store no longer means."""
+    loop = asyncio.get_running_loop()
+
+    def follow(change: CatalogChange) -> None:
+        loop.call_soon_threadsafe(engine.retire_adapters, change.digests, change.meant)
+
+    catalog.subscribe(follow)
 
 
 def _api_settings(config: ServerConfig) -> ApiSettings:

@@ -52,7 +52,7 @@ class ServerConfig(BaseModel):
     )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 
-    store: Path = setting(ADAPTERS, Path("var/adapters"), "Folder of the adapter store")
+    store: str = setting(ADAPTERS, "var/adapters", "The adapter store: a folder, or a URL as s3://")
     adapter_roots: tuple[Path, ...] = setting(
         ADAPTERS, (), "Folders that /v1/load_lora_adapter may read from"
     )

@@ -1,6 +1,5 @@
 """Where a base model is: `embedded:NAME`, a local folder, or a Hugging Face hub id."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from adapters.base.digest import folder_digest
 from adapters.base.embedded import resolve_embedded
 from adapters.base.errors import BaseNotFoundError, BaseUnreadableError
+from adapters.cache_folder import default_cache_dir
 
 EMBEDDED_PREFIX = "embedded:"
 DEFAULT_BASE = "embedded:smollm2-135m-instruct"
@@ -31,12 +31,6 @@ class ResolvedBase:
         if _HUB_ID.fullmatch(self.reference) and not Path(self.reference).exists():
             return self.reference
         return self.path.name
-
-
-def default_cache_dir() -> Path:
-    """`$SWITCHYARD_CACHE`, else `~/.cache/switchyard`."""
-    configured = os.environ.get("SWITCHYARD_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "switchyard"
 
 
 def resolve_base(reference: str, cache_dir: Path | None = None) -> ResolvedBase:

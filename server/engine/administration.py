@@ -19,7 +19,7 @@ from server.core.administration import (
 )
 from server.core.errors import AdapterUnavailableError, SwitchyardError
 from server.core.stack import AdapterVersion
-from server.engine.catalog import StoreCatalog
+from server.engine.catalog import CatalogChange, StoreCatalog
 from server.engine.catalog_entry import StoreEntry, adapter_version
 from server.engine.host_cache import HostAdapterCache
 
@@ -53,8 +53,9 @@ class Administration:
         """Let pinned names follow their aliases. Call it on the event loop, once."""
         loop = asyncio.get_running_loop()
 
-        def follow(names: frozenset[str]) -> None:
-            refs = [ref for ref in tuple(self._pins) if ref.version is None and ref.name in names]
+        def follow(change: CatalogChange) -> None:
+            pins = tuple(self._pins)
+            refs = [ref for ref in pins if ref.version is None and ref.name in change.names]
             if refs:
                 loop.call_soon_threadsafe(self._start_moving, refs)
 

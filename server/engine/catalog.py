@@ -5,6 +5,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import Change, awatch
@@ -27,7 +28,20 @@ from server.engine.catalog_entry import StoreEntry, adapter_version
 
 logger = logging.getLogger(__name__)
 
-Listener = Callable[[frozenset[str]], None]
+
+@dataclass(frozen=True, slots=True)
+class CatalogChange:
+    """What a refresh found: names that came, moved or went, and digests that no name means now.
+
+    `meant` are the digests that the names mean now.
+    """
+
+    names: frozenset[str]
+    digests: frozenset[str]
+    meant: frozenset[str] = frozenset()
+
+
+Listener = Callable[[CatalogChange], None]
 
 
 class StoreCatalog:
@@ -75,7 +89,7 @@ class StoreCatalog:
         return self._base_modules
 
     def subscribe(self, listener: Listener) -> None:
-        """`listener` is told, on the refreshing thread, which names came, moved or went."""
+        """`listener` is told of changes, on the refreshing thread."""
         self._listeners.append(listener)
 
     def refresh(self, names: Iterable[str] | None = None) -> None:
@@ -87,9 +101,15 @@ class StoreCatalog:
             else:
                 touched = set(names)
                 found = {name: self._store.targets(name) for name in touched}
+            before = _digests(self._entries[n] for n in touched if n in self._entries)
             changed = {name for name in touched if self._update(name, found.get(name, ()))}
+            change = CatalogChange(
+                names=frozenset(changed),
+                digests=before - _digests(self._entries.values()) if changed else frozenset(),
+                meant=_digests(self._entries[n] for n in changed if n in self._entries),
+            )
         for listener in self._listeners if changed else ():
-            listener(frozenset(changed))
+            listener(change)
 
     async def watch(self) -> None:
         """Refresh what changes in the store's files. Runs until cancelled."""
@@ -273,6 +293,10 @@ class StoreCatalog:
         if not (folder / "adapter_config.json").is_file():
             raise AdapterNotFoundError(f"No adapter found for '{path}'.")
         return folder
+
+
+def _digests(entries: Iterable[StoreEntry]) -> frozenset[str]:
+    return frozenset(version.digest for entry in entries for version, _ in entry.targets)
 
 
 def _unknown(reference: str) -> str:

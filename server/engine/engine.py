@@ -6,7 +6,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from server.core.errors import (
@@ -26,7 +27,7 @@ from server.engine.answer_text import AnswerText
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack
-from server.engine.step_loop import Finish, StepLoop, Stop, Submit
+from server.engine.step_loop import Finish, Retire, StepLoop, Stop, Submit
 from server.scheduling.plan import SequenceUpdate
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
@@ -38,6 +39,9 @@ _MAX_UNREAD = 512
 
 _STALLED_SECONDS = 120.0
 """A step that takes so long will not end; the server isn't ready then."""
+
+_RETIRING_SECONDS = 60.0
+"""How long requests may still come for an adapter that their names meant a moment ago."""
 
 
 @dataclass
@@ -93,6 +97,8 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._choices: dict[int, _Choice] = {}
         self._ids = itertools.count()
+        self._num_users: Counter[str] = Counter()
+        self._retired: dict[str, float] = {}
         self._admission = Admission(settings.max_num_sequences, settings.max_waiting)
         self._died = asyncio.Event()
         metrics.slots_total.set(settings.num_adapter_pages)
@@ -121,6 +127,24 @@ class Engine:
     async def wait_dead(self) -> None:
         """Return when the step loop has died; never when it was stopped."""
         await self._died.wait()
+
+    def retire_adapters(self, digests: Collection[str], meant: Collection[str] = ()) -> None:
+        """Free the memory of adapters that no name means any more; `meant` are meant (again).
+
+        Requests that run on them finish on them; the memory goes with the last of these.
+        """
+        for digest in meant:
+            self._retired.pop(digest, None)
+        now = time.monotonic()
+        self._retired = {d: until for d, until in self._retired.items() if until > now}
+        self._retired |= dict.fromkeys(digests, now + _RETIRING_SECONDS)
+        self._free_retired(digests)
+
+    def _free_retired(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            if digest in self._retired and not self._num_users[digest]:
+                self._host_cache.drop(digest)
+                self._steps.send(Retire((digest,)))
 
     @property
     def resident_adapters(self) -> tuple[str, ...]:
@@ -154,8 +178,10 @@ class Engine:
             request.num_choices,
             time.perf_counter(),
         )
+        digests = {member.adapter.digest for member in members}
         started: list[int] = []
         timer = self._start_timer(request, in_flight)
+        self._num_users.update(digests)
         try:
             adapters = await self._load(request)
             check_stack(request, [adapter.traits for adapter in adapters], self._settings)
@@ -172,6 +198,8 @@ class Engine:
                 timer.cancel()
             self._admission.leave(request.tenant, request.stack.label, request.num_choices)
             self._abort(started)
+            self._num_users -= Counter(digests)  # leaves no zeros behind
+            self._free_retired(digests)
 
     def _check(self, request: GenerationRequest) -> None:
         if not self._steps.is_alive:

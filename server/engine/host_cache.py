@@ -117,6 +117,11 @@ class HostAdapterCache:
         self._evict()
         return True
 
+    def drop(self, digest: str) -> None:
+        """Forget an adapter that no name means any more, unless it is pinned."""
+        if digest in self._adapters and digest not in self._pinned:
+            self._num_bytes -= self._adapters.pop(digest).size_bytes
+
     def is_pinned(self, digest: str) -> bool:
         return digest in self._pinned
 

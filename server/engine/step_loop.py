@@ -40,11 +40,18 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Free the pages of adapters that no name means any more, once nobody needs them."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the loop; what is still running is aborted."""
 
 
-Command = Submit | Finish | Stop
+Command = Submit | Finish | Retire | Stop
 
 
 class StepLoop:
@@ -87,7 +94,7 @@ class StepLoop:
 
     @property
     def resident_adapters(self) -> tuple[str, ...]:
-        """Digests in the bank after the last step that changed them."""
+        """Digests in the bank after the last step."""
         return self._resident
 
     def start(self) -> None:
@@ -142,6 +149,10 @@ class StepLoop:
                     if self._scheduler.finish(sequence_id, reason):
                         self._set_gauges()  # no step may follow
                         self._publish([SequenceUpdate(sequence_id, None, reason)])
+                case Retire(digests):
+                    for digest in digests:
+                        self._scheduler.slots.retire(digest)
+                    self._set_gauges()
                 case Stop():
                     return False
 
@@ -246,6 +257,7 @@ class StepLoop:
         metrics.kv_usage.set(scheduler.blocks.num_held / scheduler.blocks.num_blocks)
         metrics.slots_used.set(scheduler.slots.num_used_pages)
         metrics.slots_pinned.set(scheduler.slots.num_pinned)
+        self._resident = scheduler.slots.resident()
 
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
         metrics, scheduler = self._metrics, self._scheduler

@@ -1,4 +1,7 @@
-"""Keeps a store clean while a server runs: what doesn't read as a version goes to quarantine."""
+"""Keeps a store in order while a server runs.
+
+What changed in a remote store is brought in; what doesn't read as a version goes to quarantine.
+"""
 
 import asyncio
 import logging
@@ -11,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoreKeeper:
-    """Sweeps the catalog's store now and then, off the event loop.
+    """Pulls and sweeps the catalog's store now and then, off the event loop.
 
     Files that rest are looked at once, so a sweep of a thousand sound versions reads nothing.
     """
@@ -20,7 +23,7 @@ class StoreKeeper:
         self,
         catalog: StoreCatalog,
         *,
-        interval_seconds: float = 30.0,
+        interval_seconds: float = 10.0,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._catalog = catalog
@@ -30,8 +33,16 @@ class StoreKeeper:
     async def tend(self) -> None:
         """Runs until cancelled; nothing that the store holds can end it."""
         while True:
+            await asyncio.to_thread(self.pull)
             await asyncio.to_thread(self.sweep)
             await asyncio.sleep(self._interval_seconds)
+
+    def pull(self) -> None:
+        """Bring in what changed in a remote store; the catalog watches the cache's files."""
+        try:
+            self._catalog.store.pull()
+        except (AdapterError, OSError) as error:
+            logger.warning("%s; serving what is known", error)
 
     def sweep(self) -> None:
         """Look once."""

@@ -26,6 +26,7 @@ class AdapterSlots:
         self.num_pages = num_pages
         self._free_pages = list(range(num_pages - 1, -1, -1))
         self._slots: OrderedDict[str, Slot] = OrderedDict()  # least recently used first
+        self._retired: set[str] = set()
         self.num_evictions = 0
 
     @property
@@ -72,6 +73,7 @@ class AdapterSlots:
         for digest in wanted:
             if digest in self._slots:
                 self._slots[digest].pins += 1
+                self._retired.discard(digest)
                 self._slots.move_to_end(digest)
         placed: dict[str, tuple[int, ...]] = {}
         for digest, num_pages in wanted.items():
@@ -89,12 +91,28 @@ class AdapterSlots:
             slot = self._slots[digest]
             assert slot.pins > 0, f"{digest} unpinned twice"
             slot.pins -= 1
+            if slot.pins == 0 and digest in self._retired:
+                self.discard(digest)
+
+    def retire(self, digest: str) -> None:
+        """Free an adapter that no name means any more: now, or when its last pin is given back.
+
+        Whoever asks for it by its version in between makes it an adapter like the others again.
+        """
+        slot = self._slots.get(digest)
+        if slot is None:
+            return
+        if slot.pins == 0:
+            self.discard(digest)
+        else:
+            self._retired.add(digest)
 
     def discard(self, digest: str) -> None:
         """Forget a resident adapter that nobody pins (its pages could not be filled)."""
         slot = self._slots[digest]
         assert slot.pins == 0, f"{digest} is pinned"
         del self._slots[digest]
+        self._retired.discard(digest)
         self._free_pages.extend(slot.pages)
 
     def _evict_until(self, num_pages: int) -> None:

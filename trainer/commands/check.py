@@ -7,7 +7,14 @@ import typer
 from rich.console import Console
 
 from trainer import defaults
-from trainer.commands.options import EPILOG, OVERRIDES, ApiKey, ConfigPath, ServerUrl, StorePath
+from trainer.commands.options import (
+    EPILOG,
+    OVERRIDES,
+    ApiKey,
+    ConfigPath,
+    ServerUrl,
+    StoreReference,
+)
 from trainer.commands.telling import load_libraries, told_in_one_line
 from trainer.config_loading import LoadedConfig, load_config
 
@@ -19,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def check(
     context: typer.Context,
     config: ConfigPath,
-    store: StorePath = Path(defaults.STORE),
+    store: StoreReference = defaults.STORE,
     server: ServerUrl = None,
     api_key: ApiKey = None,
     model_shape: Annotated[
@@ -68,14 +75,14 @@ def _predict_for_shape(loaded: LoadedConfig, name: str, console: Console) -> Non
 
 def _check(
     loaded: LoadedConfig,
-    store: Path,
+    store: str,
     server: str | None,
     api_key: str | None,
     trial: bool,
     console: Console,
 ) -> None:
     from adapters.base.modules import linear_modules
-    from adapters.store import AdapterStore
+    from adapters.remote_store import is_remote, open_store
     from trainer.errors import ServingError
     from trainer.methods.targets import BaseGeometry, match_modules
     from trainer.prediction.run_memory import predict_run_memory
@@ -95,7 +102,7 @@ def _check(
         num_steps=ready.plan.num_steps,
     )
     # Looking must not make a store where there is none.
-    opened = AdapterStore(store) if store.is_dir() else None
+    opened = open_store(store) if is_remote(store) or Path(store).is_dir() else None
     console.print(f"name: {name_note(run, opened, limits)}", highlight=False)
     console.print(memory_table(predict_run_memory(ready)))
     if trial:

@@ -13,6 +13,12 @@ EPILOG = (
 )
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what.")]
+StoreReference = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="SWITCHYARD_STORE", help="The adapter store: a folder or a URL."
+    ),
+]
 StorePath = Annotated[
     Path, typer.Option("--store", envvar="SWITCHYARD_STORE", help="The adapter store.")
 ]

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from trainer import defaults
-from trainer.commands.options import EPILOG, OVERRIDES, ConfigPath, RunsPath, StorePath
+from trainer.commands.options import EPILOG, OVERRIDES, ConfigPath, RunsPath, StoreReference
 from trainer.commands.telling import EXIT_FAILED, load_libraries, told_in_one_line
 from trainer.config_loading import load_config
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def run(
     context: typer.Context,
     config: ConfigPath,
-    store: StorePath = Path(defaults.STORE),
+    store: StoreReference = defaults.STORE,
     runs: RunsPath = Path(defaults.RUNS),
 ) -> None:
     """Train an adapter, compare it with its base, and publish it if its gate holds.
@@ -29,9 +29,9 @@ def run(
     with told_in_one_line(console):
         loaded = load_config(config, context.args)
         load_libraries(console)
-        from adapters.store import AdapterStore
+        from adapters.remote_store import open_store
         from trainer.running import run_training
 
-        result = run_training(loaded, store=AdapterStore(store), runs=runs, console=console)
+        result = run_training(loaded, store=open_store(store), runs=runs, console=console)
         if result.stored is None and loaded.config.method != "full":
             raise typer.Exit(EXIT_FAILED)

@@ -5,7 +5,7 @@ import weakref
 from pathlib import Path
 from tempfile import mkdtemp
 
-from adapters.base.reference import default_cache_dir
+from adapters.cache_folder import default_cache_dir
 
 
 class RowsFolder:

@@ -13,7 +13,7 @@ from adapters.manifest import BaseLineage, Manifest, QuantizationRecord, Templat
 from adapters.names import AdapterRef
 from adapters.store import AdapterStore
 from server.core.errors import AdapterTooLargeError, AdapterUnavailableError, RequestError
-from server.engine.catalog import StoreCatalog
+from server.engine.catalog import CatalogChange, StoreCatalog
 from tests.unit.adapters.peft_folder import MODULES, write_folder
 
 BASE = BaseLineage(reference="base", digest="sha256:served")
@@ -181,16 +181,17 @@ def test_only_what_changed_is_read_again(store: AdapterStore, folder: Path) -> N
     for index in range(20):
         store.import_folder(f"a{index}", folder)
     catalog = catalog_of(AdapterStore(store.root))
-    reader = catalog.store._reader
+    reader = catalog.store
     assert reader.num_files_parsed == 40, "an alias and a manifest each"
     catalog.refresh()
     assert reader.num_files_parsed == 40
-    told: list[frozenset[str]] = []
+    told: list[CatalogChange] = []
     catalog.subscribe(told.append)
     store.import_folder("a7", folder)
     catalog.refresh(["a7", "a8"])
     assert reader.num_files_parsed == 42
-    assert told == [frozenset({"a7"})]
+    meant = frozenset({catalog.resolve("a7").digest})
+    assert told == [CatalogChange(frozenset({"a7"}), frozenset(), meant)], "same bytes"
     assert catalog.resolve("a7").expression == "a7@2"
 
 
