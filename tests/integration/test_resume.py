@@ -100,13 +100,13 @@ def test_early_stopping_and_best_weights_survive(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_run(tmp_path, base, every=3)
-    # A rate that breaks the adapter once it is reached: the best evaluation comes early.
-    options = ["--training.learning_rate", "0.5", "--training.warmup_share", "0.5"]
-    options += ["--evaluation.every", "2", "--training.early_stopping.patience", "3"]
+    # After the first evaluation, none is better by so much.
+    options = ["--evaluation.every", "2", "--training.early_stopping.patience", "3"]
+    options += ["--training.early_stopping.min_delta", "9"]
     result = run(config, tmp_path / "whole", *options)
     expected = ended(result.folder.path)
     stopped, best = result.metrics["num_steps"], result.metrics["best_step"]
-    assert stopped == best + 6
+    assert stopped == 2 + 3 * 2
     assert expected.losses[-1][0] == stopped
     measured = {step: loss for step, _, loss in expected.losses if loss is not None}
     assert min(measured, key=measured.__getitem__) == best
