@@ -1,15 +1,13 @@
 """`trainer`: make an adapter from a YAML file and hand it to the store."""
 
 import importlib
-import importlib.util
 
 import typer
 
 COMMANDS = (
     "init", "schema", "check", "run", "resume", "eval", "compare", "export", "verify",
 )  # fmt: skip
-"""In the order of `--help`. Each is a module of `trainer.commands` with `register(app)`; a command
-whose module isn't there yet isn't offered."""
+"""In the order of `--help`. Each is a module of `trainer.commands` with `register(app)`."""
 
 app = typer.Typer(
     name="trainer",
@@ -20,8 +18,7 @@ app = typer.Typer(
 )
 
 for _name in COMMANDS:
-    if importlib.util.find_spec(f"trainer.commands.{_name}") is not None:
-        importlib.import_module(f"trainer.commands.{_name}").register(app)
+    importlib.import_module(f"trainer.commands.{_name}").register(app)
 
 
 def main() -> None:
