@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from server.api.errors import GenerationAbortedError, GenerationFailedError
 from server.api.formats import WholeChoice
+from server.core.errors import RequestError
 from server.core.ports import GenerationEngine
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 
@@ -35,6 +36,10 @@ def check_delta(delta: GenerationDelta) -> None:
     """Raises when this delta ends its choice in a way that is no answer."""
     if delta.finish_reason is FinishReason.ERROR:
         raise GenerationFailedError(f"the generation failed: {delta.error or 'no reason given'}")
+    if delta.finish_reason is FinishReason.REFUSED:
+        raise RequestError(
+            f"this answer can't be finished: {delta.error}; ask for a simpler shape or other tools"
+        )
     if delta.finish_reason is FinishReason.ABORT:
         raise aborted()
 

@@ -90,6 +90,7 @@ class StepOutput:
     """The drawn token of each row that samples, by sequence id.
 
     `failed` names sequences whose row could not be computed (NaN logits) and why; the others stand.
+    `refused` names those whose own grammar can't be followed further, and why.
     `exhausted` sequences have no token left that all their rules allow: they end without one.
     `completed` sequences have come to the end of their grammar with this token. `logprobs` are the
     drawn tokens' and `prompt_logprobs` those of the row's prompt tokens, from its second on, where
@@ -99,6 +100,7 @@ class StepOutput:
     token_ids: dict[int, int]
     failed: dict[int, str] = field(default_factory=dict)
     model_seconds: float = 0.0
+    refused: dict[int, str] = field(default_factory=dict)
     exhausted: frozenset[int] = frozenset()
     completed: frozenset[int] = frozenset()
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)

@@ -72,12 +72,16 @@ class GenerationRequest:
 
 
 class FinishReason(Enum):
-    """Why a sequence ended. Every accepted sequence ends with exactly one of these."""
+    """Why a sequence ended. Every accepted sequence ends with exactly one of these.
+
+    `REFUSED` is an error of the request's own: its grammar went past a limit in mid-answer.
+    """
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class GenerationDelta:
 
     `text` never splits a UTF-8 character nor a stop string, so it may be empty while tokens are
     held back. `num_tokens` counts the tokens this delta stands for. `finish_reason` is set on the
-    last delta of the choice, and only there. `error` is set with `FinishReason.ERROR`.
+    last delta of the choice, and only there. `error` is set with `ERROR` and `REFUSED`.
     `stop_reason` is the stop string or stop token that ended the choice. `logprobs` are those of
     the tokens whose text begins in `text`, when they were asked for; `prompt_logprobs` are the next
     prompt positions' (the first token of a prompt has none).

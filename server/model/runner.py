@@ -63,6 +63,7 @@ class TorchRunner:
             draws.token_ids,
             draws.failed,
             seconds,
+            refused=draws.refused,
             exhausted=frozenset(draws.exhausted),
             completed=frozenset(draws.completed),
             logprobs=draws.logprobs,

@@ -41,6 +41,7 @@ class Draws:
 
     token_ids: dict[int, int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     exhausted: set[int] = field(default_factory=set)
     completed: set[int] = field(default_factory=set)
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
@@ -54,7 +55,8 @@ def sample(
     """Draw one token for each row from its logits, and move the row's matcher on.
 
     `masks` holds what each row's matcher allows, by sequence id. Rows whose logits aren't finite
-    fail with the reason. Rows that aren't plain and greedy are drawn on the host.
+    fail with the reason; those whose matcher is at its limits are refused. Rows that aren't plain
+    and greedy are drawn on the host.
     """
     best, top = _best(logits_SV)
     draws = Draws()
@@ -77,7 +79,7 @@ def sample(
 def _draw_row(draws: Draws, logits_V: Floats, shaped_V: Floats, row: ScheduledRow) -> None:
     params, sequence_id = row.sampling, row.sequence_id
     if row.matcher is not None and row.matcher.error:
-        draws.failed[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
+        draws.refused[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
         return
     token = int(shaped_V.argmax())
     value = float(shaped_V[token])
@@ -89,7 +91,7 @@ def _draw_row(draws: Draws, logits_V: Floats, shaped_V: Floats, row: ScheduledRo
     if row.matcher is not None:
         row.matcher.accept(token)
         if row.matcher.error:
-            draws.failed[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
+            draws.refused[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
             return
         if row.matcher.is_complete:
             draws.completed.add(sequence_id)

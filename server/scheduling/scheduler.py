@@ -137,6 +137,10 @@ class Scheduler:
                 self.finish(row.sequence_id, FinishReason.ERROR)
                 updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.ERROR, error))
                 continue
+            if error := output.refused.get(row.sequence_id):
+                self.finish(row.sequence_id, FinishReason.REFUSED)
+                updates.append(SequenceUpdate(row.sequence_id, None, FinishReason.REFUSED, error))
+                continue
             sequence.advance(len(row.token_ids))
             self._register_full_blocks(sequence)
             update = sequence.record(row, output, self._eos_token_ids)
