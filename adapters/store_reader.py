@@ -10,6 +10,8 @@ from adapters.folder_files import MANIFEST_FILE, WEIGHTS_FILE
 from adapters.manifest import Manifest, read_manifest
 from adapters.store_layout import ALIAS_FILE, StoreLayout
 
+_LISTING_ATTEMPTS = 5
+
 _Stamp = tuple[int, int]
 """(mtime in ns, inode): tells a replaced file from the one that was read."""
 
@@ -80,7 +82,14 @@ class StoreReader:
     def versions(self, name: str) -> tuple[int, ...]:
         """Every version that readers see, ascending."""
         numbers = self._layout.version_folders(name)
-        return tuple(number for number in numbers if self.version(name, number) is not None)
+        for _ in range(_LISTING_ATTEMPTS):
+            found = tuple(n for n in numbers if self.version(name, n) is not None)
+            # One may be published, and the one before it go, between the listing and the look.
+            again = self._layout.version_folders(name)
+            if again == numbers:
+                break
+            numbers = again
+        return found
 
     def names(self) -> tuple[str, ...]:
         """Every name that has a version, sorted."""

@@ -9,11 +9,11 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.contract.test_generation_features import CALL, WEATHER, Connect, connect, saying
 from tests.fakes.api_app import BASE_ID, FakeServing
 from tests.fakes.api_engine import FakeEngine
 from tests.fakes.api_grammars import FakeGrammar
 from tests.fakes.api_server import serve
+from tests.fakes.openai_client import CALL, WEATHER, Connect, connect, saying
 
 __all__ = ["connect"]
 
