@@ -84,7 +84,7 @@ def attack(url: str, draw: random.Random, tally: Tally) -> None:
         made = random_attack(draw)
         exchange = post(url, made.path, made.body, made.headers)
         name, status, text = made.name, exchange.status, exchange.text or exchange.failure
-        outcome = judge(status, exchange.failure)
+        outcome = judge(status, exchange.failure, len(made.body))
         seconds = time.perf_counter() - start if status >= 400 else 0.0
     with tally.lock:
         tally.statuses[status] += 1

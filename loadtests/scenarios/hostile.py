@@ -9,6 +9,7 @@ from typing import Any
 from loadtests.scenarios.records import Outcome
 
 _CHAT = "/v1/chat/completions"
+_IMMENSE_BYTES = 4 << 20
 _POSTS = (
     _CHAT, "/v1/completions", "/v1/responses", "/tokenize", "/detokenize",
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/adapters/merge",
@@ -40,13 +41,14 @@ class Attack:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def judge(status: int, failure: str) -> Outcome:
+def judge(status: int, failure: str, num_body_bytes: int = 0) -> Outcome:
     """2xx to 4xx is an answer; a 5xx is a fault; no answer is broken.
 
-    A server may close the connection on a request that isn't HTTP; these all are.
+    A server answers 413 and hangs up without reading an immense body: whoever is still sending it
+    may see the reset before the answer.
     """
     if failure or status == 0:
-        return Outcome.BROKEN
+        return Outcome.REFUSED if num_body_bytes > _IMMENSE_BYTES else Outcome.BROKEN
     if status in (429, 503):
         return Outcome.REFUSED
     return Outcome.FAULT if status >= 500 else Outcome.REFUSED

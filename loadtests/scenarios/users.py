@@ -206,6 +206,6 @@ class HostileUser(ScenarioUser):
         started = time.time()
         attack = hostile.random_attack(self.draw)
         exchange = post(str(self.host), attack.path, attack.body, attack.headers)
-        verdict = hostile.judge(exchange.status, exchange.failure)
+        verdict = hostile.judge(exchange.status, exchange.failure, len(attack.body))
         note = "" if verdict is not Outcome.FAULT else f"{attack.name}: {exchange.text}"
         self.note(exchange, verdict, model=attack.name, started=started, note=note)

@@ -17,7 +17,7 @@ from adapters.store import AdapterStore
 from tests.unit.trainer.tiny import save_tiny_base
 from trainer.cli import app
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

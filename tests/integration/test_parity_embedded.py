@@ -20,7 +20,7 @@ from server.core.request import SamplingParams
 from server.core.stack import AdapterVersion
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUM_TOKENS = 16

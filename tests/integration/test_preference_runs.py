@@ -17,7 +17,7 @@ from trainer.config_loading import load_config
 from trainer.errors import DataError
 from trainer.running import run_training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

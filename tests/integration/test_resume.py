@@ -29,7 +29,7 @@ from trainer.resuming import resume_training
 from trainer.run_folder import RunFolder
 from trainer.running import RunResult, run_training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUIET = Console(quiet=True)
 
 

@@ -23,3 +23,4 @@ def test_verdicts() -> None:
     assert judge(503, "") is Outcome.REFUSED
     assert judge(500, "") is Outcome.FAULT
     assert judge(0, "reset") is Outcome.BROKEN
+    assert judge(0, "reset", 100_000_000) is Outcome.REFUSED
