@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from adapters.base.loading import LoadedBase
 from trainer.collator import pad_token_id
 from trainer.data.conversation import as_messages
 from trainer.data.examples import Example
 from trainer.errors import EvaluationError
 from trainer.labels import ConversationLabeller
+from trainer.samples import greedy_answers
 
 BATCH_PROMPTS = 8
 """Prompts answered together; they are sorted by length, so that little is padding."""
@@ -27,10 +26,12 @@ def answer_prompts(
     prompts = [labeller.prompt_ids(e.conversation.prompt, e.conversation.tools) for e in examples]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers = [""] * len(prompts)
+    pad_id = pad_token_id(base.tokenizer)
     model.eval()
     for start in range(0, len(order), BATCH_PROMPTS):
         chosen = order[start : start + BATCH_PROMPTS]
-        texts = _generate(model, base.tokenizer, [prompts[i] for i in chosen], max_tokens)
+        batch = [prompts[i] for i in chosen]
+        texts = greedy_answers(model, base.tokenizer, batch, max_tokens, pad_id)
         for index, text in zip(chosen, texts, strict=True):
             answers[index] = text
     return answers
@@ -67,24 +68,3 @@ def answers_from_server(
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
         raise EvaluationError(f"{base} can't be asked as {model}: {error}") from error
     return answers
-
-
-def _generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: int
-) -> list[str]:
-    """One batch, padded on the left."""
-    pad_id = pad_token_id(tokenizer)
-    longest = max(len(prompt) for prompt in prompts)
-    device = next(model.parameters()).device
-    rows = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(masks, device=device),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=pad_id,
-        )
-    texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
