@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtests.closed_loop import AnswerShape, ClosedLoop
-from loadtests.http_client import HttpClientError
-from loadtests.metrics_page import MetricsDelta, read_metrics
-from loadtests.report import CELL_HEADER, CellResult, cell_row, format_memory, format_table
-from loadtests.server_process import ServerStartError, base_model_id, running_server
+from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
+from loadtests.harness.http_client import HttpClientError
+from loadtests.harness.metrics_page import MetricsDelta, read_metrics
+from loadtests.harness.report import CELL_HEADER, CellResult, cell_row, format_memory, format_table
+from loadtests.harness.server_process import ServerStartError, base_model_id, running_server
 
 NUM_CLIENTS = (1, 8, 32)
 NUM_ADAPTERS = (0, 1, 8, 32)
@@ -198,7 +198,7 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
     arguments.peft &= arguments.kinds == "lora"
     if arguments.own or arguments.peft:
         # Imported late: a run over --url alone needs no torch.
-        from loadtests.adapters_factory import fill_store
+        from loadtests.fixtures.adapters_factory import fill_store
 
         folders = fill_store(
             scratch / "store",
@@ -266,7 +266,7 @@ def _print_memory(own: ServerMeasurement, num_adapters: int) -> None:
 def _compare_with_peft(
     plan: Plan, folders: dict[str, Path], cells: Sequence[CellResult]
 ) -> dict[str, object]:
-    from loadtests.peft_baseline import SETTINGS, measure_peft
+    from loadtests.harness.peft_baseline import SETTINGS, measure_peft
 
     num_rows = max(plan.num_clients)
     print(f"\nPEFT mixed batch, {num_rows} rows over {len(folders)} adapters", flush=True)

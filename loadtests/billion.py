@@ -18,12 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.closed_loop import AnswerShape, ClosedLoop
-from loadtests.command import Report, add_server_arg, make_parser, run_command, whole_numbers
-from loadtests.metrics_page import read_metrics
-from loadtests.random_llama import LlamaSizes, build_random_llama
-from loadtests.report import CellResult, format_memory, format_table
-from loadtests.server_process import base_model_id, running_server
+from loadtests.fixtures.random_llama import LlamaSizes, build_random_llama
+from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
+from loadtests.harness.command import (
+    Report,
+    add_server_arg,
+    make_parser,
+    run_command,
+    whole_numbers,
+)
+from loadtests.harness.metrics_page import read_metrics
+from loadtests.harness.report import CellResult, format_memory, format_table
+from loadtests.harness.server_process import base_model_id, running_server
 
 SCHEMES = ("nf4", "none")
 TITLES = {"nf4": "NF4", "none": "bf16"}

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.store import AdapterStore
-from loadtests.adapters_factory import base_module_shapes, write_random_adapter
-from loadtests.closed_loop import AnswerShape, chat_body
-from loadtests.command import Report, add_base, add_server_arg, make_parser, run_command
-from loadtests.http_client import HttpConnection, StreamTimings, read_timings
-from loadtests.report import format_table, percentile
+from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
+from loadtests.harness.closed_loop import AnswerShape, chat_body
+from loadtests.harness.command import Report, add_base, add_server_arg, make_parser, run_command
+from loadtests.harness.http_client import HttpConnection, StreamTimings, read_timings
+from loadtests.harness.report import format_table, percentile
+from loadtests.harness.server_process import running_server
 from loadtests.scenarios.records import jain_index
-from loadtests.server_process import running_server
 
 CHAT = "/v1/chat/completions"
 NOISY = "noisy"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtests.command import (
+from loadtests.harness.command import (
     MeasurementError,
     Report,
     add_base,
@@ -26,7 +26,7 @@ from loadtests.command import (
     make_parser,
     run_command,
 )
-from loadtests.report import format_table, percentile
+from loadtests.harness.report import format_table, percentile
 from loadtests.scenarios.exchange import post, stream
 from loadtests.scenarios.hostile import judge, random_attack
 from loadtests.scenarios.records import Outcome

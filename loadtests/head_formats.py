@@ -17,8 +17,8 @@ from typing import Any, get_args
 import torch
 
 from adapters.base.quantization import QuantizationSpec
-from loadtests.command import MeasurementError, Report, add_base, make_parser, run_command
-from loadtests.report import format_table
+from loadtests.harness.command import MeasurementError, Report, add_base, make_parser, run_command
+from loadtests.harness.report import format_table
 from server.core.batch import ScheduledBatch, ScheduledRow
 from server.core.chat import ChatPrompt
 from server.core.request import SamplingParams

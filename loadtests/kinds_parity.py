@@ -17,9 +17,9 @@ import torch
 from adapters.base.loading import load_base
 from adapters.base.quantization import NF4
 from adapters.base.training_guard import prepare_for_training
-from loadtests.command import Report, add_base, make_parser, run_command
-from loadtests.kinds_engine import KindsEngine
-from loadtests.kinds_factory import INVOCATION, KINDS, make_kind, peft_logits
+from loadtests.fixtures.kinds_engine import KindsEngine
+from loadtests.fixtures.kinds_factory import INVOCATION, KINDS, make_kind, peft_logits
+from loadtests.harness.command import Report, add_base, make_parser, run_command
 from server.core.settings import SchedulerSettings
 from server.model.assembly import ModelSettings, assemble_model
 from server.model.host_adapter import PagedAdapterLoader

@@ -16,11 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.adapters_factory import fill_store
-from loadtests.closed_loop import AnswerShape, chat_body
-from loadtests.http_client import HttpClientError, HttpConnection, StreamTimings, read_timings
-from loadtests.report import format_table, percentile
-from loadtests.server_process import ServerStartError, base_model_id, running_server
+from loadtests.fixtures.adapters_factory import fill_store
+from loadtests.harness.closed_loop import AnswerShape, chat_body
+from loadtests.harness.http_client import (
+    HttpClientError,
+    HttpConnection,
+    StreamTimings,
+    read_timings,
+)
+from loadtests.harness.report import format_table, percentile
+from loadtests.harness.server_process import ServerStartError, base_model_id, running_server
 
 _NUM_STREAMS = 8
 _NEWCOMER_TOKENS = 4

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.store import AdapterStore
-from loadtests.adapter_crowd import adapter_names, publish_crowd
-from loadtests.closed_loop import AnswerShape, ClosedLoop
-from loadtests.command import (
+from loadtests.fixtures.adapter_crowd import adapter_names, publish_crowd
+from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
+from loadtests.harness.command import (
     MeasurementError,
     Report,
     add_base,
@@ -32,9 +32,9 @@ from loadtests.command import (
     run_command,
     whole_numbers,
 )
-from loadtests.metrics_page import MetricsDelta, read_metrics
-from loadtests.report import CellResult, format_table
-from loadtests.server_process import running_server
+from loadtests.harness.metrics_page import MetricsDelta, read_metrics
+from loadtests.harness.report import CellResult, format_table
+from loadtests.harness.server_process import running_server
 
 TARGET_LOSS = 0.15
 _LOAD_SECONDS = "switchyard_adapter_load_seconds"

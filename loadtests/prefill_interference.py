@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.closed_loop import AnswerShape, chat_body
-from loadtests.command import (
+from loadtests.harness.closed_loop import AnswerShape, chat_body
+from loadtests.harness.command import (
     MeasurementError,
     Report,
     add_base,
@@ -29,10 +29,10 @@ from loadtests.command import (
     run_command,
     whole_numbers,
 )
-from loadtests.http_client import HttpConnection, StreamRecord, StreamTimings, read_timings
-from loadtests.prompts import chat_token_counter, long_prompt
-from loadtests.report import format_table, percentile
-from loadtests.server_process import base_model_id, running_server
+from loadtests.harness.http_client import HttpConnection, StreamRecord, StreamTimings, read_timings
+from loadtests.harness.prompts import chat_token_counter, long_prompt
+from loadtests.harness.report import format_table, percentile
+from loadtests.harness.server_process import base_model_id, running_server
 
 TARGET_RATIO = 2.0
 DEFAULT_MAX_SEQUENCES = 64

@@ -23,9 +23,9 @@ import torch
 
 from adapters.base.quantization import QuantizationSpec
 from adapters.rank_pages import pages_for_rank
-from loadtests.command import Report, add_base, make_parser, run_command
-from loadtests.memory_bandwidth import read_bandwidth
-from loadtests.report import format_table
+from loadtests.harness.command import Report, add_base, make_parser, run_command
+from loadtests.harness.memory_bandwidth import read_bandwidth
+from loadtests.harness.report import format_table
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.store import AdapterStore
-from loadtests.adapters_factory import base_module_shapes, write_random_adapter
-from loadtests.command import (
+from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
+from loadtests.harness.command import (
     MeasurementError,
     Report,
     add_base,
@@ -31,7 +31,7 @@ from loadtests.command import (
     make_parser,
     run_command,
 )
-from loadtests.server_process import running_server
+from loadtests.harness.server_process import running_server
 
 _PROMPTS = ("Name three rivers.", "What is a lock?", "Tell me about bread.", "Why is the sky blue?")
 _TIMEOUT_SECONDS = 120

@@ -30,10 +30,10 @@ from adapters.remote_store import open_store
 from adapters.soundness import damage
 from adapters.store import AdapterStore
 from adapters.store_lock import exclusive_lock
-from loadtests.command import MeasurementError, Report, make_parser, run_command
-from loadtests.store_kill_worker import MERGE_TERMS, NUM_FOLDERS
-from loadtests.store_model import StoreModel, state_of
-from loadtests.tiny_adapter import write_tiny_adapter
+from loadtests.fixtures.tiny_adapter import write_tiny_adapter
+from loadtests.harness.command import MeasurementError, Report, make_parser, run_command
+from loadtests.harness.store_kill_worker import MERGE_TERMS, NUM_FOLDERS
+from loadtests.harness.store_model import StoreModel, state_of
 
 LOCAL_KINDS = ("publish", "publish", "load", "archive", "alias", "alias", "rm")
 _MAX_CHANGES = 4
@@ -149,7 +149,7 @@ def _worker(
 ) -> Iterator["subprocess.Popen[str]"]:
     arguments = ("kill", root, str(journal), str(work), ",".join(kinds))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "loadtests.store_kill_worker", *arguments],
+        [sys.executable, "-m", "loadtests.harness.store_kill_worker", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

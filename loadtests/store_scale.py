@@ -16,9 +16,9 @@ from pathlib import Path
 from adapters.compatibility import ServedBase
 from adapters.manifest import BaseLineage
 from adapters.store import AdapterStore
-from loadtests.command import Report, make_parser, run_command, whole_numbers
-from loadtests.report import format_table
-from loadtests.tiny_adapter import write_tiny_adapter
+from loadtests.fixtures.tiny_adapter import write_tiny_adapter
+from loadtests.harness.command import Report, make_parser, run_command, whole_numbers
+from loadtests.harness.report import format_table
 from server.engine.catalog import StoreCatalog
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (8, 8) for layer in range(4)}

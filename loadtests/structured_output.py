@@ -27,9 +27,10 @@ from typing import Any
 
 import jsonschema
 
-from loadtests.adapters_factory import fill_store
-from loadtests.closed_loop import AnswerShape, chat_body
-from loadtests.command import (
+from loadtests.fixtures.adapters_factory import fill_store
+from loadtests.fixtures.random_schemas import Schema, random_schema
+from loadtests.harness.closed_loop import AnswerShape, chat_body
+from loadtests.harness.command import (
     MeasurementError,
     Report,
     add_base,
@@ -37,10 +38,9 @@ from loadtests.command import (
     make_parser,
     run_command,
 )
-from loadtests.http_client import HttpConnection, StreamRecord, read_timings
-from loadtests.random_schemas import Schema, random_schema
-from loadtests.report import format_table
-from loadtests.server_process import running_server
+from loadtests.harness.http_client import HttpConnection, StreamRecord, read_timings
+from loadtests.harness.report import format_table
+from loadtests.harness.server_process import running_server
 
 _PATH = "/v1/chat/completions"
 _ROUND = 48

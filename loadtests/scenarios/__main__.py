@@ -12,8 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtests.command import MeasurementError, Report, add_base, add_server_arg, run_command
-from loadtests.report import format_table
+from loadtests.harness.command import (
+    MeasurementError,
+    Report,
+    add_base,
+    add_server_arg,
+    run_command,
+)
+from loadtests.harness.report import format_table
 from loadtests.scenarios.catalogue import SCENARIOS
 from loadtests.scenarios.page import summary_rows, write_page
 from loadtests.scenarios.run import Plan, ScenarioRun

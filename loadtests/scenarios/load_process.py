@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loadtests.command import MeasurementError
+from loadtests.harness.command import MeasurementError
 from loadtests.scenarios.catalogue import Scenario
 
 _STOP_LIMIT_SECONDS = 180.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.report import percentile
+from loadtests.harness.report import percentile
 from loadtests.scenarios.records import Outcome, Record, count_outcomes, jain_index
 from loadtests.scenarios.run import Outage, Verdict
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adapters.store import AdapterStore
-from loadtests.prompts import chat_token_counter
+from loadtests.harness.prompts import chat_token_counter
 from loadtests.scenarios.catalogue import Scenario
 from loadtests.scenarios.load_process import LoadProcess
 from loadtests.scenarios.records import Outcome, Record, count_outcomes, read_records

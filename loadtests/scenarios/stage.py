@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from adapters.store import AdapterStore
-from loadtests.adapters_factory import base_module_shapes, write_random_adapter
-from loadtests.command import MeasurementError
-from loadtests.prompts import long_prompt
+from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
+from loadtests.harness.command import MeasurementError
+from loadtests.harness.prompts import long_prompt
 from loadtests.scenarios.exchange import post, stream
 from loadtests.scenarios.supervised_server import SupervisedServer
 from loadtests.scenarios.workload import ADAPTER_HEADER, CHAT, Workload, chat_body, golden_prompts

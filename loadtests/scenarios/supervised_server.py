@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from loadtests.metrics_page import MetricsPage
-from loadtests.server_process import ServerStartError, free_port, tail
+from loadtests.harness.metrics_page import MetricsPage
+from loadtests.harness.server_process import ServerStartError, free_port, tail
 
 _START_LIMIT_SECONDS = 300.0
 _STOP_LIMIT_SECONDS = 60.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from loadtests.closed_loop import QUESTIONS
+from loadtests.harness.closed_loop import QUESTIONS
 
 CHAT = "/v1/chat/completions"
 ADAPTER_HEADER = "x-adapter-digest"

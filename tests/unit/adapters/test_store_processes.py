@@ -17,7 +17,7 @@ NUM_KILLS = 30
 
 def _start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "loadtests.store_kill_worker", *arguments],
+        [sys.executable, "-m", "loadtests.harness.store_kill_worker", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from loadtests.billion import SchemeResult, parse_arguments, ratio_lines
-from loadtests.random_llama import LlamaSizes, build_random_llama
-from loadtests.report import CellResult
+from loadtests.fixtures.random_llama import LlamaSizes, build_random_llama
+from loadtests.harness.report import CellResult
 
 TINY = LlamaSizes(num_layers=1, hidden=64, intermediate=128, num_heads=4, num_kv_heads=2)
 

@@ -1,6 +1,6 @@
 """Which gaps count as the pause of a load."""
 
-from loadtests.http_client import StreamTimings
+from loadtests.harness.http_client import StreamTimings
 from loadtests.load_pause import Arrival, longest_gap, measure, summarise
 from tests.unit.loadtests.fake_server import FakeServer
 

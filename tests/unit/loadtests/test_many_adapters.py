@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters.store import AdapterStore
-from loadtests import adapter_crowd
-from loadtests.adapter_crowd import adapter_names, publish_crowd
-from loadtests.command import MeasurementError
+from loadtests.fixtures import adapter_crowd
+from loadtests.fixtures.adapter_crowd import adapter_names, publish_crowd
+from loadtests.harness.command import MeasurementError
+from loadtests.harness.report import CellResult
 from loadtests.many_adapters import (
     CrowdRun,
     check_disk,
@@ -17,7 +18,6 @@ from loadtests.many_adapters import (
     relative_speeds,
     zipf_choices,
 )
-from loadtests.report import CellResult
 
 
 def run(num_registered: int, tokens_per_second: float) -> CrowdRun:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loadtests.command import MeasurementError
-from loadtests.http_client import StreamTimings
+from loadtests.harness.command import MeasurementError
+from loadtests.harness.http_client import StreamTimings
 from loadtests.prefill_interference import (
     Interferer,
     Plan,

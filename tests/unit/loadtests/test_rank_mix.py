@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from loadtests.memory_bandwidth import read_bandwidth
+from loadtests.harness.memory_bandwidth import read_bandwidth
 from loadtests.rank_mix import MIX, MixResult, Traffic, batch_pages, expected_ms
 
 

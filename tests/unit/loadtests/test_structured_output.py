@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.command import MeasurementError
-from loadtests.http_client import StreamRecord
+from loadtests.harness.command import MeasurementError
+from loadtests.harness.http_client import StreamRecord
 from loadtests.structured_output import (
     Answer,
     Speed,

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from loadtests.kinds_engine import KindsEngine, Stack
-from loadtests.kinds_factory import INVOCATION, KINDS, make_kind, peft_logits
+from loadtests.fixtures.kinds_engine import KindsEngine, Stack
+from loadtests.fixtures.kinds_factory import INVOCATION, KINDS, make_kind, peft_logits
 from server.core.settings import SchedulerSettings
 from tests.unit.model.tiny import BLOCK_SIZE, WINDOW, TinyEngine, tiny_model
 

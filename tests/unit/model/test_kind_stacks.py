@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loadtests.kinds_factory import INVOCATION, KINDS, VIRTUAL_KINDS
+from loadtests.fixtures.kinds_factory import INVOCATION, KINDS, VIRTUAL_KINDS
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
 from server.core.traits import AdapterTraits, stack_problem
 from tests.unit.model.kinds_world import LOGITS_ATOL, NUM_TOKENS, PROMPT, World

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from adapters.base.native.build import NativeLibrary, load_native
-from loadtests.kinds_engine import KindsEngine, Stack
-from loadtests.kinds_factory import INVOCATION, KINDS, make_kind
+from loadtests.fixtures.kinds_engine import KindsEngine, Stack
+from loadtests.fixtures.kinds_factory import INVOCATION, KINDS, make_kind
 from server.core.settings import SchedulerSettings
 from tests.unit.model.tiny import BLOCK_SIZE, WINDOW, TinyEngine, tiny_model
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from loadtests.harness.server_process import free_port
 from loadtests.scenarios.exchange import Exchange, Pause, post, stream
 from loadtests.scenarios.workload import CHAT, chat_body
-from loadtests.server_process import free_port
 from tests.unit.loadtests.fake_server import FakeServer
 
 

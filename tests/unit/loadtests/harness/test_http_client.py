@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from loadtests.http_client import (
+from loadtests.harness.http_client import (
     HttpClientError,
     HttpConnection,
     ResponseParser,

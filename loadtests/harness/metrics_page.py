@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.http_client import HttpClientError
-from loadtests.server_process import get
+from loadtests.harness.http_client import HttpClientError
+from loadtests.harness.server_process import get
 
 MODEL_SECONDS = "switchyard_model_seconds_total"
 PROCESS_BYTES = "switchyard_device_memory_used_bytes"

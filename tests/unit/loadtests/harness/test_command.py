@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.command import MeasurementError, command_line, make_parser, run_command
+from loadtests.harness.command import MeasurementError, command_line, make_parser, run_command
 
 
 def arguments(*argv: str) -> argparse.Namespace:

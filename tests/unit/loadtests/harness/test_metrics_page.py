@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from loadtests.metrics_page import MetricsDelta, MetricsPage
+from loadtests.harness.metrics_page import MetricsDelta, MetricsPage
 from server.engine.metrics import EngineMetrics
 
 PAGE = """\

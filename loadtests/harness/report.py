@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.http_client import StreamTimings
+from loadtests.harness.http_client import StreamTimings
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -17,7 +17,7 @@ import torch
 
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.training_guard import prepare_for_training
-from loadtests.closed_loop import prompt_text
+from loadtests.harness.closed_loop import prompt_text
 
 _WARM_UP_TOKENS = 3
 

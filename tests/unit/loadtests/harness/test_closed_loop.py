@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from loadtests.closed_loop import AnswerShape, ClosedLoop, chat_body
-from loadtests.http_client import HttpClientError
-from loadtests.server_process import base_model_id
+from loadtests.harness.closed_loop import AnswerShape, ClosedLoop, chat_body
+from loadtests.harness.http_client import HttpClientError
+from loadtests.harness.server_process import base_model_id
 from tests.unit.loadtests.fake_server import FakeServer
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests.http_client import HttpClientError, HttpConnection
+from loadtests.harness.http_client import HttpClientError, HttpConnection
 
 _START_LIMIT_SECONDS = 300.0
 _STOP_LIMIT_SECONDS = 20.0

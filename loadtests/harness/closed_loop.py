@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.http_client import HttpConnection, StreamRecord, StreamTimings, read_timings
-from loadtests.report import CellResult, summarise
+from loadtests.harness.http_client import HttpConnection, StreamRecord, StreamTimings, read_timings
+from loadtests.harness.report import CellResult, summarise
 
 QUESTIONS = (
     "What is the capital of France?",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests.prompts import long_prompt
+from loadtests.harness.prompts import long_prompt
 
 
 def count_words_and_template(text: str) -> int:

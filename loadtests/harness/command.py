@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import AdapterError
-from loadtests.http_client import HttpClientError
-from loadtests.server_process import ServerStartError
+from loadtests.harness.http_client import HttpClientError
+from loadtests.harness.server_process import ServerStartError
 from server.core.errors import SwitchyardError
 
 Report = dict[str, Any]

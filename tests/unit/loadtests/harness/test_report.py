@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.http_client import StreamTimings
-from loadtests.report import (
+from loadtests.harness.http_client import StreamTimings
+from loadtests.harness.report import (
     CELL_HEADER,
     cell_row,
     format_memory,
