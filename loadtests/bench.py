@@ -92,6 +92,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "http://127.0.0.1:8080=llama.cpp; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--llama-server", type=Path, metavar="BINARY",
+        help="also start and measure this llama.cpp server on the embedded base's own Q4_1 file, "
+        "with 0, 1 and 8 of the same adapters",
+    )  # fmt: skip
+    parser.add_argument(
         "--model", action="append", default=[], metavar="NAME",
         help="take turns with these models on --url; default: the first that it lists",
     )  # fmt: skip
@@ -182,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="switchyard-bench-") as scratch:
             report = _run(arguments, plan, Path(scratch))
-    except (HttpClientError, ServerStartError) as error:
+    except (HttpClientError, ServerStartError, ValueError) as error:
         print(f"the benchmark failed: {error}", file=sys.stderr)
         return 1
     if arguments.json is not None:
@@ -196,7 +201,7 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
           f"{plan.shape.num_tokens} tokens an answer, greedy", flush=True)  # fmt: skip
     folders: dict[str, Path] = {}
     arguments.peft &= arguments.kinds == "lora"
-    if arguments.own or arguments.peft:
+    if arguments.own or arguments.peft or arguments.llama_server:
         # Imported late: a run over --url alone needs no torch.
         from loadtests.fixtures.adapters_factory import fill_store
 
@@ -215,6 +220,8 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
         cells += own.cells
     for peer in arguments.url:
         cells += asyncio.run(measure_foreign(plan, peer, arguments.model)).cells
+    if arguments.llama_server is not None:
+        cells += _measure_llama_cpp(arguments.llama_server, plan, folders, scratch)
     print("\n" + format_table(CELL_HEADER, [cell_row(cell) for cell in cells]))
     print(
         "client CPU is the benchmark's own share of one core; it runs on the same machine.\n"
@@ -229,6 +236,19 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
         "process_bytes": own.process_bytes,
         "peft": _compare_with_peft(plan, folders, cells) if arguments.peft else None,
     }
+
+
+def _measure_llama_cpp(
+    binary: Path, plan: Plan, folders: dict[str, Path], scratch: Path
+) -> list[CellResult]:
+    """The base at every width; one adapter at the first and the last, eight at the last."""
+    from loadtests.harness.llama_peer import Width, measure_llama_cpp
+
+    pairs = list(zip(plan.num_clients, plan.num_requests_each, strict=True))
+    widths = [Width(*pair, 0) for pair in pairs]
+    widths += [Width(*pairs[0], 1), Width(*pairs[-1], 1), Width(*pairs[-1], 8)]
+    chosen = list(folders.values())[:8]
+    return asyncio.run(measure_llama_cpp(binary, plan.base, chosen, widths, plan.shape, scratch))
 
 
 def _print_summary(cells: Sequence[CellResult]) -> None:

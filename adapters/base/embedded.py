@@ -33,10 +33,7 @@ def resolve_embedded(name: str, cache_dir: Path) -> tuple[Path, str]:
     Converts it into `cache_dir` on first use (about 10 s), whole or not at all. Raises
     `BaseNotFoundError` when the distribution isn't installed.
     """
-    if name not in _DISTRIBUTIONS:
-        known = ", ".join(embedded_names())
-        raise BaseNotFoundError(f"no embedded base model {name!r}; there is: {known}")
-    gguf = _gguf_file(_DISTRIBUTIONS[name])
+    gguf = embedded_gguf(name)
     target = cache_dir / "bases" / name
     done = target / _DONE
     size = gguf.stat().st_size
@@ -52,7 +49,12 @@ def resolve_embedded(name: str, cache_dir: Path) -> tuple[Path, str]:
     return target, str(json.loads(done.read_text())["digest"])
 
 
-def _gguf_file(distribution: str) -> Path:
+def embedded_gguf(name: str) -> Path:
+    """The GGUF file as it was published. Raises `BaseNotFoundError`."""
+    if name not in _DISTRIBUTIONS:
+        known = ", ".join(embedded_names())
+        raise BaseNotFoundError(f"no embedded base model {name!r}; there is: {known}")
+    distribution = _DISTRIBUTIONS[name]
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:

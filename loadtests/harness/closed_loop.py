@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +78,19 @@ def prompt_text(serial: int) -> str:
     return f"({serial}) {QUESTIONS[serial % len(QUESTIONS)]}"
 
 
+BodyMaker = Callable[[str, int, AnswerShape], dict[str, Any]]
+
+
 class ClosedLoop:
     """Runs grid cells against one server. Serial numbers go on from cell to cell."""
 
-    def __init__(self, label: str, url: str, shape: AnswerShape) -> None:
+    def __init__(
+        self, label: str, url: str, shape: AnswerShape, make_body: BodyMaker = chat_body
+    ) -> None:
         self._label = label
         self._url = url
         self._shape = shape
+        self._make_body = make_body
         self._serials: Iterator[int] = itertools.count()
 
     async def warm_up(self, models: Sequence[str], num_clients: int) -> None:
@@ -115,7 +121,7 @@ class ClosedLoop:
             connection = HttpConnection(self._url)
             try:
                 for _ in range(num_requests_each):
-                    body = chat_body(next(turns), next(self._serials), shape)
+                    body = self._make_body(next(turns), next(self._serials), shape)
                     records.append(await connection.stream("/v1/chat/completions", body))
             finally:
                 connection.close()

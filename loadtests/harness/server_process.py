@@ -1,7 +1,8 @@
-"""Our own server as a child process, for as long as a measurement takes."""
+"""Our own server, or llama.cpp's, as a child process for as long as a measurement takes."""
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -34,6 +35,47 @@ async def running_server(
         *("--base", base, "--store", str(store), "--host", "127.0.0.1", "--port", str(port)),
         *extra_args,
     ]
+    async with _running(command, port, "/health/ready", log_file) as url:
+        yield url
+
+
+@asynccontextmanager
+async def running_llama_cpp(
+    binary: Path,
+    model: Path,
+    adapters: Sequence[Path],
+    log_file: Path,
+    *,
+    num_clients: int,
+    context_each: int = 512,
+) -> AsyncIterator[str]:
+    """llama.cpp's `llama-server` over a GGUF model, in the same way.
+
+    The GGUF `adapters` are held but not applied: a request names them by position in its `lora`
+    field. It uses every core and batches `num_clients` sequences of `context_each` tokens.
+    """
+    port = free_port()
+    command = [
+        *(str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        *(
+            "-t",
+            str(os.cpu_count()),
+            "-np",
+            str(num_clients),
+            "-c",
+            str(num_clients * context_each),
+        ),
+        *(("--lora", ",".join(map(str, adapters))) if adapters else ()),
+        "--lora-init-without-apply",
+    ]
+    async with _running(command, port, "/health", log_file) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _running(
+    command: Sequence[str], port: int, ready_path: str, log_file: Path
+) -> AsyncIterator[str]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     with log_file.open("wb") as log:
@@ -43,7 +85,7 @@ async def running_server(
         loop.add_signal_handler(signal.SIGTERM, task.cancel)  # else the server would be orphaned
         try:
             url = f"http://127.0.0.1:{port}"
-            await _wait_until_ready(url, process, log_file)
+            await _wait_until_ready(url, ready_path, process, log_file)
             yield url
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
@@ -76,12 +118,14 @@ async def get(url: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-async def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+async def _wait_until_ready(
+    url: str, ready_path: str, process: subprocess.Popen[bytes], log_file: Path
+) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _START_LIMIT_SECONDS
     while process.poll() is None and loop.time() < deadline:
         try:
-            status, _ = await get(url, "/health/ready")
+            status, _ = await get(url, ready_path)
         except HttpClientError:
             status = 0
         if status == 200:
