@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.deltas import collect, generate_all, without_answer
 from server.api.disconnect import await_while_connected
-from server.api.formats import AnswerFormat, AnswerHead, Usage, WholeChoice
+from server.api.formats import AnswerFormat, AnswerHead, CachedPrompts, Usage, WholeChoice
 from server.api.resolution import ServedModel
 from server.api.settings import ApiSettings
 from server.api.streaming import AnswerStream, StreamResponse
@@ -57,19 +57,22 @@ class Answering:
         deltas = generate_all(self._engine, job.requests)
         if job.hides_answer:
             deltas = without_answer(deltas)
+        cached = CachedPrompts(job.requests[0].num_choices)
         if job.streams:
             stream = AnswerStream(
                 deltas,
                 job.answer,
                 num_choices=job.num_choices,
                 num_prompt_tokens=job.num_prompt_tokens,
+                cached=cached,
             )
             await stream.open(request.receive, self._settings.opening_seconds)
             return StreamResponse(stream, headers=job.headers, settings=self._settings)
-        collecting = asyncio.create_task(collect(deltas, job.num_choices))
+        collecting = asyncio.create_task(collect(deltas, job.num_choices, cached))
         await await_while_connected(collecting, request.receive)
         choices = collecting.result()
-        usage = Usage(job.num_prompt_tokens, sum(choice.num_tokens for choice in choices))
+        num_tokens = sum(choice.num_tokens for choice in choices)
+        usage = Usage(job.num_prompt_tokens, num_tokens, cached.num_tokens)
         return JSONResponse(job.answer.whole(job.choose(choices), usage), headers=job.headers)
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 
 from server.api.errors import GenerationAbortedError, GenerationFailedError
-from server.api.formats import WholeChoice
+from server.api.formats import CachedPrompts, WholeChoice
 from server.core.errors import RequestError
 from server.core.ports import GenerationEngine
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
@@ -71,8 +71,8 @@ class _Choice:
         )
 
 
-async def collect(deltas: Deltas, num_choices: int) -> list[WholeChoice]:
-    """All choices whole. Closes `deltas` in any case.
+async def collect(deltas: Deltas, num_choices: int, cached: CachedPrompts) -> list[WholeChoice]:
+    """All choices whole; `cached` hears how they began. Closes `deltas` in any case.
 
     Raises what the engine raises, and `GenerationFailedError` when a choice has no proper end.
     """
@@ -81,6 +81,7 @@ async def collect(deltas: Deltas, num_choices: int) -> list[WholeChoice]:
         async for delta in deltas:
             check_delta(delta)
             choices[delta.choice].add(delta)
+            cached.note(delta)
     finally:
         await close_deltas(deltas)
     num_open = sum(not choice.has_ended for choice in choices)

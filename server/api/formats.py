@@ -27,17 +27,46 @@ def event(content: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request: a prompt counts once, however many choices continue it."""
+    """Tokens of one request: a prompt counts once, however many choices continue it.
+
+    `cached_tokens` are those of the prompts that weren't computed again; None while not all are
+    known.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int | None = None
 
-    def as_object(self) -> dict[str, int]:
-        return {
+    def as_object(self) -> dict[str, Any]:
+        usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
+        if self.cached_tokens is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        return usage
+
+
+class CachedPrompts:
+    """Adds up what the prefix cache had of each prompt, from the beginnings of its choices.
+
+    Of several choices of one prompt the least counts: their prompt was computed at least once.
+    """
+
+    def __init__(self, choices_per_prompt: int) -> None:
+        self._choices_per_prompt = choices_per_prompt
+        self._by_prompt: dict[int, int] = {}
+
+    def note(self, delta: GenerationDelta) -> None:
+        """Take over the delta's beginning, if it has one."""
+        if (beginning := delta.beginning) is not None:
+            prompt, found = delta.choice // self._choices_per_prompt, beginning.num_cached_tokens
+            self._by_prompt[prompt] = min(found, self._by_prompt.get(prompt, found))
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self._by_prompt.values())
 
 
 @dataclass(frozen=True, slots=True)

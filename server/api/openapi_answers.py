@@ -51,7 +51,12 @@ ANSWERS: Mapping[str, Any] = {
     "Error": _object(
         error=_object(message=_TEXT, type=_TEXT, param=_maybe("string"), code=_maybe("string"))
     ),
-    "Usage": _object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+    "Usage": _object(
+        prompt_tokens=_INTEGER,
+        completion_tokens=_INTEGER,
+        total_tokens=_INTEGER,
+        prompt_tokens_details=_object(cached_tokens=_INTEGER),
+    ),
     "ChatCompletion": _answer("chat.completion", message=_OBJECT),
     "Completion": _answer("text_completion", text=_TEXT),
     "Model": _object(

@@ -16,9 +16,10 @@ LOGPROBS = "message.output_text.logprobs"
 
 
 class FunctionTool(FunctionDefinition):
-    """A function, in this API's flat form."""
+    """A function, in this API's flat form. Here, other than in chat, it is strict by default."""
 
     type: Literal["function"]
+    strict: bool = True
 
 
 class ChosenFunction(RequestBody):

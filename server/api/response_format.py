@@ -1,10 +1,10 @@
 """The answer of `/v1/responses`: one object, or the sequence of typed events that builds it."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from server.api.errors import error_object
+from server.api.errors import error_object, row_of
 from server.api.formats import AnswerHead, Usage, WholeChoice, as_json
 from server.api.logprob_objects import LogprobObjects
 from server.api.response_body import LOGPROBS, ResponseBody
@@ -19,6 +19,9 @@ from server.core.logprobs import TokenLogprobs
 from server.core.request import FinishReason, GenerationDelta
 
 Json = dict[str, Any]
+
+_ERROR_CODES: Mapping[int, str] = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
+"""`response.error.code` by the status of the same error; everything else is `server_error`."""
 
 
 class ResponseFormat:
@@ -75,10 +78,11 @@ class ResponseFormat:
         return self._told()
 
     def error(self, error: Exception) -> bytes:
-        told = error_object(error)["error"]
+        told, status = error_object(error)["error"], row_of(error).status
         self._tell("error", code=told["code"], message=told["message"], param=told["param"])
         failed = self._response("failed", None)
-        failed["error"] = {"code": "server_error", "message": told["message"]}
+        code = _ERROR_CODES.get(status, "server_error")
+        failed["error"] = {"code": code, "message": told["message"]}
         self._tell("response.failed", response=failed)
         return self._told()
 
@@ -211,7 +215,7 @@ class ResponseFormat:
             "temperature": body.temperature,
             "text": {"format": body.text.format.model_dump(by_alias=True, exclude_none=True)},
             "tool_choice": _dumped(body.tool_choice),
-            "tools": [{"strict": False, **_dumped(tool)} for tool in body.tools],
+            "tools": [tool.model_dump() for tool in body.tools],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -224,7 +228,10 @@ class ResponseFormat:
 def _usage(usage: Usage) -> Json:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": 0,
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

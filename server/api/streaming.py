@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.api.deltas import Deltas, aborted, check_delta, close_deltas, incomplete
 from server.api.disconnect import await_while_connected, cancel
-from server.api.formats import AnswerFormat, Usage
+from server.api.formats import AnswerFormat, CachedPrompts, Usage
 from server.api.settings import ApiSettings
 from server.core.errors import SwitchyardError
 from server.core.request import GenerationDelta
@@ -27,6 +27,7 @@ class AnswerStream:
         *,
         num_choices: int,
         num_prompt_tokens: int,
+        cached: CachedPrompts,
     ) -> None:
         self._deltas = deltas
         self._answer = answer
@@ -34,6 +35,7 @@ class AnswerStream:
         self._num_open = num_choices
         self._num_prompt_tokens = num_prompt_tokens
         self._num_tokens = 0
+        self._cached = cached
         self._first = asyncio.create_task(self._next())
 
     async def open(self, receive: Receive, patience_seconds: float) -> None:
@@ -73,7 +75,8 @@ class AnswerStream:
                 delta = await self._next()
             if self._num_open:
                 raise incomplete(self._num_open, self._num_choices)
-            held += self._answer.closing(Usage(self._num_prompt_tokens, self._num_tokens))
+            usage = Usage(self._num_prompt_tokens, self._num_tokens, self._cached.num_tokens)
+            held += self._answer.closing(usage)
         except SwitchyardError as error:
             held += self._answer.error(error)
         except Exception as error:
@@ -84,6 +87,8 @@ class AnswerStream:
     def _chunk(self, delta: GenerationDelta) -> bytes:
         check_delta(delta)
         self._num_tokens += delta.num_tokens
+        if delta.beginning is not None:
+            self._cached.note(delta)
         if delta.finish_reason is not None:
             self._num_open -= 1
         return self._answer.delta(delta)

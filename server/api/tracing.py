@@ -97,13 +97,15 @@ class TracedEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationDelta]:
         """See `GenerationEngine.generate`."""
-        started, first, num_tokens = time.time_ns(), 0, 0
+        started, first, num_tokens, queued_seconds = time.time_ns(), 0, 0, 0.0
         deltas = self._engine.generate(request)
         try:
             async for delta in deltas:
+                if delta.beginning is not None:
+                    queued_seconds = delta.beginning.queued_seconds
                 if not first and delta.num_tokens:
                     first = time.time_ns()
-                    queued = int((delta.queued_seconds or 0.0) * _NANOSECONDS)
+                    queued = int(queued_seconds * _NANOSECONDS)
                     self._span("queue", request, started, started + queued)
                     self._span(
                         "prefill", request, started + queued, first,

@@ -85,6 +85,14 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a sequence began: its wait for its first step, and what the prefix cache had of it."""
+
+    queued_seconds: float
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationDelta:
     """What one step added to one choice.
 
@@ -94,7 +102,7 @@ class GenerationDelta:
     `stop_reason` is the stop string or stop token that ended the choice. `logprobs` are those of
     the tokens whose text begins in `text`, when they were asked for; `prompt_logprobs` are the next
     prompt positions' (the first token of a prompt has none).
-    `queued_seconds` is how long the sequence waited for its first step; its first delta may tell.
+    `beginning` comes once, with the choice's first delta.
     """
 
     choice: int
@@ -105,4 +113,4 @@ class GenerationDelta:
     stop_reason: str | int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-    queued_seconds: float | None = None
+    beginning: Beginning | None = None

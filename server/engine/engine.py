@@ -346,7 +346,7 @@ class Engine:
             piece.stop_reason,
             piece.logprobs,
             update.prompt_logprobs,
-            queued_seconds=update.queued_seconds,
+            beginning=update.beginning,
         )
 
     def _observe_token(self, choice: _Choice, now: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from server.core.batch import ScheduledBatch
 from server.core.ports import HostAdapter, ModelRunner
-from server.core.request import FinishReason
+from server.core.request import Beginning, FinishReason
 from server.engine.metrics import EngineMetrics
 from server.engine.out_of_memory import is_out_of_memory
 from server.scheduling.plan import SequenceUpdate, StepPlan
@@ -85,8 +85,8 @@ class StepLoop:
         self._step_started_at: float | None = None
         self._resident: tuple[str, ...] = ()
         self._counted = (0, 0, 0)
-        self._submitted_at: dict[int, float] = {}
-        self._queued_seconds: dict[int, float] = {}  # until the first update tells it
+        self._submitted: dict[int, tuple[ScheduledSequence, float]] = {}  # until the first step
+        self._beginnings: dict[int, Beginning] = {}  # until the first update tells it
 
     @property
     def is_alive(self) -> bool:
@@ -143,7 +143,7 @@ class StepLoop:
             match command:
                 case Submit(sequence, adapters):
                     self._adapters_of[sequence.sequence_id] = adapters
-                    self._submitted_at[sequence.sequence_id] = time.perf_counter()
+                    self._submitted[sequence.sequence_id] = (sequence, time.perf_counter())
                     self._scheduler.add(sequence)
                 case Finish(sequence_id, reason):
                     if self._scheduler.finish(sequence_id, reason):
@@ -212,15 +212,14 @@ class StepLoop:
         return failed
 
     def _publish(self, updates: Sequence[SequenceUpdate]) -> None:
-        if self._queued_seconds:
+        if self._beginnings:
             updates = [
-                replace(u, queued_seconds=self._queued_seconds.pop(u.sequence_id, None))
-                for u in updates
+                replace(u, beginning=self._beginnings.pop(u.sequence_id, None)) for u in updates
             ]
         for update in updates:
             if update.finish_reason is not None:
                 self._adapters_of.pop(update.sequence_id, None)
-                self._submitted_at.pop(update.sequence_id, None)
+                self._submitted.pop(update.sequence_id, None)
         if updates:
             self._deliver(updates)
 
@@ -243,12 +242,16 @@ class StepLoop:
                 self._deliver([SequenceUpdate(sequence_id, None, FinishReason.ERROR, reason)])
 
     def _observe_queue(self, batch: ScheduledBatch, now: float) -> None:
-        if not self._submitted_at:
+        if not self._submitted:
             return
         for row in batch.rows:
-            if (submitted := self._submitted_at.pop(row.sequence_id, None)) is not None:
-                self._metrics.queue_time.observe(now - submitted)
-                self._queued_seconds[row.sequence_id] = now - submitted
+            if (submitted := self._submitted.pop(row.sequence_id, None)) is not None:
+                sequence, submitted_at = submitted
+                queued_seconds = now - submitted_at
+                self._metrics.queue_time.observe(queued_seconds)
+                self._beginnings[row.sequence_id] = Beginning(
+                    queued_seconds, sequence.num_cached_tokens
+                )
 
     def _set_gauges(self) -> None:
         metrics, scheduler = self._metrics, self._scheduler

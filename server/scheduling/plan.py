@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from server.core.batch import ScheduledBatch
 from server.core.logprobs import TokenLogprobs
-from server.core.request import FinishReason
+from server.core.request import Beginning, FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class SequenceUpdate:
     """What a step brought one sequence: a token, prompt log probabilities, an end, or several.
 
     `is_end_token` marks a token that ended the sequence and is no part of its text.
-    `queued_seconds` is how long it waited for its first step; the first update has it.
+    `beginning` comes once, with the first update.
     """
 
     sequence_id: int
@@ -38,4 +38,4 @@ class SequenceUpdate:
     is_end_token: bool = False
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-    queued_seconds: float | None = None
+    beginning: Beginning | None = None

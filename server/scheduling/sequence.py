@@ -72,6 +72,7 @@ class Sequence:
         self.num_scored = 0
         self.phase = SequencePhase.WAITING
         self.num_computed = 0
+        self.num_cached_tokens = 0  # of the prompt, when it last began
         self.num_preemptions = 0
         self.block_ids: list[int] = []
         self.chain: bytes = b""
@@ -135,6 +136,7 @@ class Sequence:
         A prefix has no tokens to compute: what isn't there is written before the first step.
         """
         self.num_computed = num_matched
+        self.num_cached_tokens = max(0, min(num_matched, self.num_prompt) - self.num_virtual)
         self._unwritten_prefix = None
         if self._prefix is not None and num_matched < self.num_virtual:
             first_page = self._pages[self._prefix.digest][0]

@@ -9,6 +9,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from server.api.settings import ApiSettings
+from server.core.errors import OverloadedError
+from server.core.request import FinishReason
 from tests.fakes.api_app import BASE_ID, FakeServing
 from tests.fakes.api_engine import FakeEngine
 from tests.fakes.api_grammars import FakeGrammar
@@ -135,10 +138,33 @@ def test_a_limit_makes_it_incomplete(connect: Connect) -> None:
     assert events[-1].type == "response.incomplete"
 
 
-def test_an_error_in_a_stream_is_an_event(connect: Connect) -> None:
-    client = connect(FakeServing(FakeEngine(fail_after=4)))
-    events = list(client.responses.create(model="sql", input="x", stream=True))
+@pytest.mark.parametrize(
+    ("engine", "code"),
+    [
+        (FakeEngine(fail_after=4), "server_error"),
+        (FakeEngine(fail_after=4, fail_reason=FinishReason.REFUSED), "invalid_prompt"),
+        (FakeEngine(error=OverloadedError("full"), waits=0.2), "rate_limit_exceeded"),
+    ],
+)
+def test_an_error_in_a_stream_is_an_event(connect: Connect, engine: FakeEngine, code: str) -> None:
+    serving = FakeServing(engine, settings=ApiSettings(opening_seconds=0.0))
+    events = list(connect(serving).responses.create(model="sql", input="x", stream=True))
     assert [event.type for event in events[-2:]] == ["error", "response.failed"]
+    failed: Any = events[-1]
+    assert failed.response.status == "failed"
+    assert failed.response.error.code == code
+
+
+def test_tools_are_strict_unless_told_otherwise(connect: Connect) -> None:
+    serving = saying(CALL)
+    client = connect(serving)
+    for tool, is_strict in ((FLAT, True), ({**FLAT, "strict": None}, True),
+                            ({**FLAT, "strict": False}, False)):  # fmt: skip
+        answer = client.responses.create(model="sql", input="Weather?", tools=[tool])
+        told: Any = answer.tools[0]
+        assert told.strict is is_strict
+        grammar = serving.engine.requests[-1].sampling.grammar
+        assert (grammar is not None) is is_strict
 
 
 @pytest.mark.parametrize(

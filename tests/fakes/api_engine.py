@@ -21,8 +21,9 @@ def who_answers(request: GenerationRequest, choice: int) -> str:
 class FakeEngine:
     """Implements `GenerationEngine`.
 
-    `error` is raised instead of the first delta. With `hang_after` the deltas stop coming after
-    that many, until somebody closes the iterator. With `fail_after` a choice fails there.
+    `error` is raised instead of the first delta, after `waits` seconds. With `hang_after` the
+    deltas stop coming after that many, until somebody closes the iterator. With `fail_after` a
+    choice fails there.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class FakeEngine:
         answer: Answer = who_answers,
         *,
         error: Exception | None = None,
+        waits: float = 0.0,
         hang_after: int | None = None,
         fail_after: int | None = None,
         fail_reason: FinishReason = FinishReason.ERROR,
@@ -44,6 +46,7 @@ class FakeEngine:
         self.has_started = threading.Event()
         self._answer = answer
         self._error = error
+        self._waits = waits
         self._hang_after = hang_after
         self._fail_after = fail_after
         self._fail_reason = fail_reason
@@ -52,6 +55,7 @@ class FakeEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationDelta]:
         self.requests.append(request)
         if self._error is not None:
+            await asyncio.sleep(self._waits)
             raise self._error
         self.num_running += 1
         self.has_started.set()

@@ -7,6 +7,7 @@ import pytest
 from server.api.deltas import close_deltas, collect, generate_all
 from server.api.disconnect import await_while_connected
 from server.api.errors import ClientGoneError, GenerationFailedError
+from server.api.formats import CachedPrompts
 from server.core.errors import OverloadedError
 from server.core.request import (
     FinishReason,
@@ -25,7 +26,7 @@ def request(request_id: str, num_choices: int = 1) -> GenerationRequest:
 
 async def test_collects_one_request() -> None:
     engine = FakeEngine(lambda r, i: "abc"[: i + 1])
-    choices = await collect(generate_all(engine, [request("a", 3)]), 3)
+    choices = await collect(generate_all(engine, [request("a", 3)]), 3, CachedPrompts(3))
     assert [choice.text for choice in choices] == ["a", "ab", "abc"]
     assert sum(choice.num_tokens for choice in choices) == 1 + 2 + 3 + 3
     assert engine.completed == ["a"]
@@ -34,7 +35,7 @@ async def test_collects_one_request() -> None:
 async def test_merges_several_requests_with_their_choices_numbered_through() -> None:
     engine = FakeEngine(lambda r, i: f"{r.request_id}{i}")
     deltas = generate_all(engine, [request("a", 2), request("b", 1), request("c", 2)])
-    choices = await collect(deltas, 5)
+    choices = await collect(deltas, 5, CachedPrompts(1))
     assert [choice.text for choice in choices] == ["a0", "a1", "b0", "c0", "c1"]
     assert sorted(engine.completed) == ["a", "b", "c"]
 
@@ -51,7 +52,7 @@ async def test_closing_a_merge_closes_every_request() -> None:
 async def test_an_error_of_one_ends_the_merge() -> None:
     engine = FakeEngine(error=OverloadedError("full"))
     with pytest.raises(OverloadedError):
-        await collect(generate_all(engine, [request("a"), request("b")]), 2)
+        await collect(generate_all(engine, [request("a"), request("b")]), 2, CachedPrompts(1))
 
 
 class QuietEngine(FakeEngine):
@@ -64,7 +65,7 @@ class QuietEngine(FakeEngine):
 
 async def test_choices_without_an_end_are_a_failure() -> None:
     with pytest.raises(GenerationFailedError, match="1 of 2 choices unfinished"):
-        await collect(generate_all(QuietEngine(), [request("a", 2)]), 2)
+        await collect(generate_all(QuietEngine(), [request("a", 2)]), 2, CachedPrompts(2))
 
 
 async def test_a_client_that_leaves_ends_the_task() -> None:
