@@ -63,6 +63,10 @@ class RemoteStore(AdapterStore):
     def url(self) -> str:
         return self._remote.url
 
+    @property
+    def reference(self) -> str:
+        return self.url
+
     def pull(self) -> None:
         """Make the cache what the remote is now. Raises `StoreError`; the cache is whole then too.
 

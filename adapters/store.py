@@ -60,6 +60,11 @@ class AdapterStore:
         """Bring in what changed elsewhere; a local store has nothing to bring."""
 
     @property
+    def reference(self) -> str:
+        """What `adapters.remote_store.open_store` opens this store by."""
+        return str(self.root)
+
+    @property
     def root(self) -> Path:
         """The store's folder, absolute."""
         return self._layout.root

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from trainer.config import TrainerConfig
 from trainer.data.preparation import PreparedData
 from trainer.methods.description import describe_method
+from trainer.methods.quantization import quantization_for
+from trainer.objective_text import describe_objective, loss_name
 from trainer.samples import Sample, samples_markdown
 
 _CARD = """\
@@ -17,20 +19,17 @@ tags: [{method}, switchyard]
 
 A {method} adapter for `{base}`, trained with Switchyard.
 
-| | held-out loss (nats per token) |
-|---|---|
-| base | {base_loss:.4f} |
-| with this adapter | {loss:.4f} ({change:+.1%}) |
+{figures}
 
-Measured on {num_eval} held-out rows that were not trained on, on the same quantised base, with the
-weights as they are in this folder.{kept_best}
+The loss is of {num_eval} held-out rows that were not trained on, on {held}, with the weights as
+they are in this folder.{others}{kept_best}
 
 ## Training
 
 - rows: {num_train} ({data_format}); data digest `{digest}`
 - {description}
 - {num_steps} steps, learning rate {learning_rate:g} ({schedule}), seed {seed}
-- loss on the assistant's tokens and the token that ends its turn
+- {objective}
 
 `manifest.json` has the whole config, the base's digest, the chat template and library versions.
 
@@ -56,14 +55,16 @@ def model_card(
     samples: Sequence[Sample],
 ) -> str:
     """Markdown with what the adapter is, how it was measured and trained, and how to use it."""
-    base_loss, loss = metrics["eval_loss_base"], metrics["eval_loss"]
     return _CARD.format(
         name=config.name,
         base=config.base,
         method=config.method,
-        base_loss=base_loss,
-        loss=loss,
-        change=loss / base_loss - 1,
+        figures=_figures(config, metrics),
+        held="the same quantised base"
+        if quantization_for(config).is_quantized
+        else "the same unquantised base",
+        others=_others(config, metrics),
+        objective=describe_objective(config, is_text=data.row_format.name == "text"),
         kept_best=_KEPT_BEST if config.evaluation.keep_best else "",
         num_eval=len(data.held_out),
         num_train=len(data.train),
@@ -76,3 +77,51 @@ def model_card(
         seed=config.seed,
         samples=f"\n## Samples\n\n{samples_markdown(samples)}\n" if samples else "",
     )
+
+
+_NAMES = {
+    "reward_accuracy": "reward accuracy",
+    "reward_margin": "reward margin",
+    "perplexity": "perplexity",
+    "bleu": "BLEU",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "exact_match": "exact match, %",
+    "judge": "judge's mean rating, 1 to 10",
+}
+
+
+def _figures(config: TrainerConfig, metrics: Mapping[str, float]) -> str:
+    """A Markdown table: what was measured of the base and with the adapter."""
+    base_loss, loss = metrics["eval_loss_base"], metrics["eval_loss"]
+    change = f" ({loss / base_loss - 1:+.1%})" if base_loss > 0 else ""
+    lines = [
+        "| | base | with this adapter |",
+        "|---|---:|---:|",
+        f"| held-out {loss_name(config)} | {base_loss:.4f} | {loss:.4f}{change} |",
+    ]
+    for name, title in _NAMES.items():
+        pair = [metrics.get(f"eval_{name}_base"), metrics.get(f"eval_{name}")]
+        if pair != [None, None]:
+            base, adapter = ("-" if value is None else f"{value:.4g}" for value in pair)
+            lines.append(f"| {title} | {base} | {adapter} |")
+    return "\n".join(lines)
+
+
+def _others(config: TrainerConfig, metrics: Mapping[str, float]) -> str:
+    """What has to be known of the figures beside the loss."""
+    section = config.evaluation
+    parts = []
+    if set(section.metrics) - {"perplexity"}:
+        parts.append(
+            f"Answers are greedy, of at most {section.answer_tokens} tokens, to at most "
+            f"{section.max_rows} of those rows; all of them are in the run's `evaluation.json`."
+        )
+    if "eval_judge_rated" in metrics:
+        rated, unread = (metrics[f"eval_judge_{name}"] for name in ("rated", "unparseable"))
+        parts.append(
+            f"The judge is `{section.judge.model}`; of its {rated + unread:.0f} verdicts on the "
+            f"adapter's answers {unread:.0f} had no rating in them and don't count."
+        )
+    return "".join(f" {part}" for part in parts)

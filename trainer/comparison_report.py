@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from trainer.comparison import HeldOut, Measured
 from trainer.data.conversation import as_messages
+from trainer.held_out import HeldOut
+from trainer.measuring import Measured, Measuring
 
 JSON_FILE, MARKDOWN_FILE, CHART_FILE = "evaluation.json", "evaluation.md", "comparison.png"
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "judge_unparseable"})
+_BETTER = {"loss": "lower is better", "perplexity": "lower is better",
+           "judge": "1 to 10, higher is better", "judge_rated": "answers",
+           "judge_unparseable": "answers"}  # fmt: skip
 
 
 def comparison_table(results: Sequence[Measured], held_out: HeldOut) -> Table:
     """One line for each model, one column for each figure."""
-    title = f"{len(held_out.examples)} rows of {held_out.path} ({held_out.language})"
+    title = f"{len(held_out.examples)} rows of {held_out.source} ({held_out.language})"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     names = _figure_names(results)
@@ -28,33 +32,54 @@ def comparison_table(results: Sequence[Measured], held_out: HeldOut) -> Table:
 
 
 def write_report(
-    folder: Path, results: Sequence[Measured], held_out: HeldOut, base: str, settings: Any
+    folder: Path, results: Sequence[Measured], held_out: HeldOut, base: str, measuring: Measuring
 ) -> None:
-    """`evaluation.json` with every answer, and `evaluation.md` with the table."""
+    """`evaluation.json` with every answer and verdict, and `evaluation.md` with the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "prompt": as_messages(example.conversation.prompt),
-            "reference": example.conversation.answer,
-            "answers": {r.label: r.answers[i] for r in results if r.answers},
-        }
-        for i, example in enumerate(held_out.examples)
-    ]
+    judges_rows = not measuring.questions
     document = {
         "base": base,
         "data": {
-            "file": str(held_out.path),
+            "file": held_out.source,
             "digest": held_out.digest,
-            "num_rows": len(rows),
+            "num_rows": len(held_out.examples),
             "language": held_out.language,
         },
-        "settings": settings,
+        "settings": {
+            "metrics": list(measuring.metrics),
+            "answer_tokens": measuring.answer_tokens,
+            "answered_by": measuring.server or "this process",
+            "judge": measuring.judge_model,
+        },
         "figures": {result.label: result.figures for result in results},
-        "rows": rows,
+        "rows": [
+            {
+                "prompt": as_messages(example.conversation.prompt),
+                "reference": example.conversation.answer,
+                "answers": {r.label: r.answers[i] for r in results if r.answers},
+                **(_verdicts(results, i) if judges_rows else {}),
+            }
+            for i, example in enumerate(held_out.asked)
+        ],
+        "questions": [
+            {
+                "question": question.text,
+                "reference": question.reference,
+                "answers": {r.label: r.judged[i] for r in results if r.judged},
+                **_verdicts(results, i),
+            }
+            for i, question in enumerate(measuring.questions)
+        ],
     }
     text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     (folder / JSON_FILE).write_text(text, encoding="utf-8")
     (folder / MARKDOWN_FILE).write_text(_markdown(results, held_out, base), encoding="utf-8")
+
+
+def _verdicts(results: Sequence[Measured], index: int) -> dict[str, Any]:
+    """What the judge said of each model's answer, where there was one."""
+    verdicts = {r.label: asdict(r.verdicts[index]) for r in results if r.verdicts}
+    return {"verdicts": verdicts} if verdicts else {}
 
 
 def draw_bars(results: Sequence[Measured], path: Path) -> None:
@@ -72,8 +97,7 @@ def draw_bars(results: Sequence[Measured], path: Path) -> None:
         axis.bar_label(bars, fmt="%.3g", fontsize=7)
         axis.set_xticks(range(len(shown)), [r.label for r in shown], rotation=30, ha="right")
         axis.tick_params(labelsize=7)
-        better = "lower" if name in LOWER_IS_BETTER else "higher"
-        axis.set_title(f"{name} ({better} is better)", fontsize=8)
+        axis.set_title(f"{name} ({_BETTER.get(name, 'higher is better')})", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
@@ -90,7 +114,7 @@ def _markdown(results: Sequence[Measured], held_out: HeldOut, base: str) -> str:
     lines = [
         f"# {' against '.join(result.label for result in results)}",
         "",
-        f"Base `{base}`; {len(held_out.examples)} rows of `{held_out.path.name}` "
+        f"Base `{base}`; {len(held_out.examples)} rows of `{Path(held_out.source).name}` "
         f"(`{held_out.digest}`), words split as {held_out.language}.",
         "",
         f"| model | {' | '.join(names)} |",

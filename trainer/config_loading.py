@@ -15,7 +15,6 @@ from pydantic_core import ErrorDetails
 
 from trainer.config import TrainerConfig
 from trainer.config.contradictions import CONTRADICTION, contradictions
-from trainer.config.pending import pending_problems
 from trainer.errors import ConfigError
 
 
@@ -55,8 +54,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read `path`, apply `--key value` pairs such as `--training.epochs 3`, and validate.
 
     Raises `ConfigError` with every problem that was found: unknown keys (with the nearest known
-    one), wrong types, values out of range, keys that exclude each other, features that aren't there
-    yet, overrides that don't parse.
+    one), wrong types, values out of range, keys that exclude each other, overrides that don't
+    parse.
     """
     document = _read(path)
     problems = _apply(document, overrides)
@@ -66,7 +65,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     except ValidationError as error:
         problems += _explain_all(error)
     problems += contradictions(document)
-    problems += pending_problems(document, TrainerConfig)
     if problems or config is None:
         raise ConfigError(problems)
     return LoadedConfig(config, path.resolve().parent)

@@ -6,8 +6,11 @@ from pathlib import Path
 from trainer.history import StepRecord
 
 
-def draw_loss_curve(records: Sequence[StepRecord], path: Path, *, title: str) -> None:
-    """Training loss by step, held-out loss where it was measured; no display is needed."""
+def draw_loss_curve(records: Sequence[StepRecord], path: Path, *, title: str, measure: str) -> None:
+    """Training loss by step, held-out loss where it was measured; no display is needed.
+
+    `measure` is what the loss is, with its unit.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,7 +26,7 @@ def draw_loss_curve(records: Sequence[StepRecord], path: Path, *, title: str) ->
             *zip(*measured, strict=True), color="tab:orange", marker="o", label="held-out loss"
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(measure)
     axes.set_title(title)
     axes.grid(alpha=0.3)
     if trained or measured:

@@ -27,9 +27,10 @@ class HeldOutLoss:
     mean: float
     num_tokens: int
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.mean, 700.0))
+
+def perplexity(mean_loss: float) -> float:
+    """e to the loss, as far as a float goes."""
+    return math.exp(min(mean_loss, 700.0))
 
 
 def held_out_loss(

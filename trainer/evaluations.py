@@ -25,8 +25,11 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationRules:
-    """`patience` evaluations without a loss lower by more than `min_delta` end the run."""
+class StoppingRules:
+    """What follows from held-out losses: whether the best weights are kept, and when to end.
+
+    `patience` evaluations without a loss lower by more than `min_delta` end the run.
+    """
 
     keep_best: bool
     patience: int | None
@@ -38,7 +41,7 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        rules: EvaluationRules,
+        rules: StoppingRules,
         plan: TrainingPlan,
         model: nn.Module,
         *,

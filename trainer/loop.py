@@ -12,7 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trainer.adapter_trainer import AdapterTrainer
 from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.config import TrainerConfig
-from trainer.evaluations import EvaluationRules, Evaluations, Measurement
+from trainer.evaluations import Evaluations, Measurement, StoppingRules
 from trainer.history import History
 from trainer.hooks import MethodHooks, NoHooks
 from trainer.objective import Objective
@@ -124,7 +124,7 @@ class _Run:
         )
         stopping = config.training.early_stopping
         self._evaluations = Evaluations(
-            EvaluationRules(config.evaluation.keep_best, stopping.patience, stopping.min_delta),
+            StoppingRules(config.evaluation.keep_best, stopping.patience, stopping.min_delta),
             plan,
             model,
             measure=job.measure,

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import is_flash_attn_2_available
 
-from adapters.base.loading import LoadedBase, load_base
+from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.modules import linear_modules
 from adapters.base.training_guard import prepare_for_training
 from trainer.collator import pad_token_id
@@ -16,27 +17,33 @@ from trainer.config_loading import LoadedConfig
 from trainer.data.preference import pair_lengths, prepare_preferences
 from trainer.data.preparation import PreparedData, prepare_data
 from trainer.data.report import data_report
+from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
+from trainer.measuring import Measuring, measuring_for
 from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
 from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
 from trainer.trackers import require_tracker
-from trainer.training_arguments import choose_optimizer, resolve_device
+from trainer.training_arguments import choose_attention, choose_optimizer, resolve_device
 
 _BYTES = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run that is ready to begin: base loaded and guarded, data labelled, steps laid out."""
+    """A run that is ready to begin: base loaded and guarded, data labelled, steps laid out.
+
+    `measuring` is what `evaluation.metrics` asks for.
+    """
 
     loaded: LoadedConfig
     base: LoadedBase
     labeller: ConversationLabeller
     data: PreparedData
     plan: TrainingPlan
+    measuring: Measuring
     pad_id: int
     num_parameters: int
     num_modules: int
@@ -56,7 +63,13 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     device = resolve_device(config)
     choose_optimizer(config.training.optimizer, device)
     require_tracker(config.training.logging.to)
-    base = load_base(config.base, quantization_for(config), device=device, dtype=_dtype(config))
+    dtype = _dtype(config) or default_compute_dtype(device)
+    attention = choose_attention(
+        config.training.attention, device, dtype, has_flash=is_flash_attn_2_available()
+    )
+    base = load_base(
+        config.base, quantization_for(config), device=device, dtype=dtype, attention=attention
+    )
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
     if config.data.packing:
@@ -64,6 +77,12 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     prepare = prepare_data if config.objective == "sft" else prepare_preferences
     data = prepare(loaded, labeller)
+    measuring = measuring_for(config.evaluation, loaded.folder)
+    if measuring.needs_answers and not any(e.conversation.prompt for e in data.held_out):
+        raise DataError(
+            f"evaluation.metrics: {', '.join(measuring.metrics)} need questions that can be "
+            "answered, and the held-out rows are plain text; leave perplexity alone"
+        )
     console.print(data_report(data, labeller))
     plan = make_plan(
         config, data.train.rows if config.objective == "sft" else pair_lengths(data), num_processes
@@ -74,6 +93,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
         labeller=labeller,
         data=data,
         plan=plan,
+        measuring=measuring,
         pad_id=pad_token_id(base.tokenizer),
         num_parameters=_count_parameters(config, matched, base.model),
         num_modules=len(matched),
@@ -122,6 +142,7 @@ def _run_table(ready: Preflight) -> Table:
         f"{plan.num_steps} ({len(plan.batches)} forwards of at most {plan.batch_tokens} tokens, "
         f"{plan.padding_share:.1%} padding)",
     )
+    table.add_row("metrics", ", ".join(config.evaluation.metrics) or "held-out loss alone")
     table.add_row("gate", config.publish.gate)
     for note in plan.notes:
         table.add_row("chosen", note)

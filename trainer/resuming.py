@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adapters.remote_store import open_store
 from adapters.store import AdapterStore
 from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.config_loading import LoadedConfig, load_config
@@ -45,7 +46,7 @@ def resume_training(path: Path, *, store: AdapterStore | None, console: Console)
     else:
         console.print(f"going on after step {start.step} of {ready.plan.num_steps}")
     task = make_task(ready, processes)
-    into = store or AdapterStore(Path(record.store))
+    into = store or open_store(record.store)
     return carry_out(ready, task, folder, record, start, into, console, processes)
 
 

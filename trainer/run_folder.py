@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def base_evaluation(self) -> Path:
+        """What `evaluation.metrics` gave of the base."""
+        return self.path / "base-evaluation.json"
+
+    @property
     def config(self) -> Path:
         return self.path / "config.yaml"
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoint, is_disk_full
+from trainer.comparison_report import comparison_table
+from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
 from trainer.data.report import report_json
@@ -24,14 +26,17 @@ from trainer.gate import gate_verdict
 from trainer.history import History
 from trainer.lineage import build_manifest
 from trainer.loop import Audience, TrainingJob, TrainingOutcome, train_adapter
+from trainer.measuring import Measured
 from trainer.methods.attachment import attach_adapter
 from trainer.methods.tuning import Tuning
+from trainer.objective_text import loss_name
 from trainer.prediction.run_memory import predict_run_memory
 from trainer.prediction.tables import memory_line
 from trainer.preflight import Preflight, prepare_run
 from trainer.processes import ALONE, Processes, join_processes
 from trainer.progress import choose_view
 from trainer.publishing import folder_size_bytes, parent_version, publish_adapter
+from trainer.run_evaluation import RunEvaluation, figures_as_metrics
 from trainer.run_folder import RunFolder, RunRecord, create_run_folder
 from trainer.sample_log import SampleLog
 from trainer.samples import Sample, choose_examples, draw_samples, sample_table
@@ -71,7 +76,7 @@ def run_training(
     base = task.measure(ready.base.model)
     record = RunRecord(
         config_folder=str(loaded.folder.resolve()),
-        store=str(store.root.resolve()),
+        store=store.reference,
         data_digest=ready.data.digest,
         base_digest=ready.base.resolved.digest,
         num_processes=processes.count,
@@ -100,6 +105,10 @@ def carry_out(
     base_loss = record.base_measured["loss"]
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
     predicted = predict_run_memory(ready).total if config.objective == "sft" else None
+    evaluation = base = None
+    if processes.is_main:
+        evaluation = RunEvaluation(ready, folder)
+        base = evaluation.measure_base(base_loss)
     tuning = attach_adapter(
         ready.base,
         config,
@@ -122,10 +131,21 @@ def carry_out(
     if predicted is not None:
         console.print(memory_line(predicted, outcome.peak_memory_bytes), highlight=False)
     result = None
-    if processes.is_main:
-        result = _finish(ready, task, folder, record, outcome, tuning, store, console)
+    if evaluation is not None and base is not None:
+        trained = _Trained(outcome, tuning, evaluation, base)
+        result = _finish(ready, task, folder, record, trained, store, console)
     shared: RunResult = _known(processes.share(result))
     return shared
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the main process has after the last step; `base` are the base's figures."""
+
+    outcome: TrainingOutcome
+    tuning: Tuning
+    evaluation: RunEvaluation
+    base: Measured
 
 
 def _finish(
@@ -133,12 +153,11 @@ def _finish(
     task: Task,
     folder: RunFolder,
     record: RunRecord,
-    outcome: TrainingOutcome,
-    tuning: Tuning,
+    trained: _Trained,
     store: AdapterStore,
     console: Console,
 ) -> RunResult:
-    config = ready.config
+    config, outcome, tuning = ready.config, trained.outcome, trained.tuning
     # From here on the model computes with the values that are in the files.
     shutil.rmtree(folder.adapter, ignore_errors=True)
     tuning.write(folder.adapter, getattr(torch, config.publish.dtype))
@@ -156,10 +175,16 @@ def _finish(
         pad_id=ready.pad_id,
     )
     base_loss = record.base_measured["loss"]
-    metrics = _metrics(record.base_measured, measured.loss, measured.metrics, outcome)
+    adapter = trained.evaluation.measure_adapter(published, measured.loss, trained.base)
+    metrics = {
+        **_metrics(record.base_measured, measured.loss, measured.metrics, outcome),
+        **figures_as_metrics(trained.base, adapter),
+    }
     folder.write_text("adapter/README.md", model_card(config, ready.data, metrics, samples))
     if samples:
         console.print(sample_table(samples, config.name))
+    if set(config.evaluation.metrics) - {"perplexity"}:
+        console.print(comparison_table([trained.base, adapter], trained.evaluation.held_out))
     console.print(_summary(outcome, base_loss, measured.loss), highlight=False)
     stored = _publish(ready, store, folder, metrics, console)
     if stored is not None:
@@ -202,7 +227,7 @@ def _told(
     finally:
         history.close()
         tracker.close()
-        _draw_curve(history, folder, config.name)
+        _draw_curve(history, folder, config)
 
 
 def _sample_log(
@@ -237,11 +262,13 @@ def _disk_full_explained(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _draw_curve(history: History, folder: RunFolder, name: str) -> None:
+def _draw_curve(history: History, folder: RunFolder, config: TrainerConfig) -> None:
     with warnings.catch_warnings():
         # Fonts without CJK glyphs draw boxes for a Chinese name; that is no reason to warn.
         warnings.simplefilter("ignore", UserWarning)
-        draw_loss_curve(history.records, folder.loss_curve, title=name)
+        draw_loss_curve(
+            history.records, folder.loss_curve, title=config.name, measure=loss_name(config)
+        )
 
 
 def _metrics(

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from trainer.config import Method, TrainerConfig
 from trainer.config.method import SECTION_METHODS
-from trainer.config.pending import PENDING
 
 EXAMPLE_FILE = "train.jsonl"
 _WIDTH = 28
@@ -91,9 +90,6 @@ def _section(
 
 
 def _key(key: str, field: Any, indent: str, given: dict[str, str]) -> list[str]:
-    pending = PENDING.get(key)
-    if pending is not None and not pending.ready:
-        return []
     name = key.rsplit(".", 1)[-1]
     if key in given:
         return [_line(f"{indent}{name}", given[key], field.description)]

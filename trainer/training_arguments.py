@@ -106,3 +106,23 @@ def choose_optimizer(wanted: str, device: str) -> str:
     if wanted == "paged_adamw_8bit" or (wanted == "auto" and device == "cuda"):
         return "paged_adamw_8bit"
     return "adamw_torch"
+
+
+def choose_attention(wanted: str, device: str, dtype: torch.dtype, *, has_flash: bool) -> str:
+    """Flash attention on CUDA where the package is there, else PyTorch's own kernels.
+
+    Raises `ConfigError` where flash attention is asked for and can't run.
+    """
+    runs = device == "cuda" and dtype != torch.float32
+    if wanted == "flash_attention_2" and not (runs and has_flash):
+        reason = (
+            "the package flash-attn isn't installed"
+            if runs
+            else f"it runs on CUDA in 16 bits, and this is {device} in {dtype}".replace(
+                "torch.", ""
+            )
+        )
+        raise ConfigError([f"training.attention: flash_attention_2, but {reason}; use auto"])
+    if wanted == "auto":
+        return "flash_attention_2" if runs and has_flash else "sdpa"
+    return wanted

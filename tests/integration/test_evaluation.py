@@ -13,7 +13,11 @@ from typer.testing import CliRunner
 from adapters.base.loading import load_base
 from adapters.base.training_guard import prepare_for_training
 from adapters.digest import adapter_digest
+from adapters.manifest import BaseLineage
+from adapters.remote_store import open_store
 from adapters.store import AdapterStore
+from tests.unit.adapters.peft_folder import manifest
+from tests.unit.trainer.endpoint import chat_endpoint
 from tests.unit.trainer.tiny import save_tiny_base
 from trainer.cli import app
 
@@ -114,11 +118,62 @@ def test_export_is_the_served_model_and_says_what_4_bits_cost(
     assert "there already" in text
 
 
-def test_a_version_in_the_store_needs_no_base_option(
+def published(base: Path, adapter: Path, store: AdapterStore, **data: Any) -> str:
+    """`sql@1`, whose run had `data` in its config; `sql` itself means version 2."""
+    config = {"name": "sql", "base": str(base), "data": {"train": "t.jsonl", **data}}
+    lineage = BaseLineage(reference=str(base), digest=f"sha256:{'0' * 64}")
+    document = manifest("sql").model_copy(update={"config": config, "base": lineage})
+    labels = [store.publish("sql", adapter, document).label for _ in range(2)]
+    assert labels == ["sql@1", "sql@2"]
+    return labels[0]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_version_is_asked_for_as_one_and_read_as_its_run_read(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "held.jsonl"
+    rows = [{"frage": f"<b>Was</b> ist {i}?", "antwort": f"{i}"} for i in range(3)]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    reference = f"{scheme}{tmp_path / 'store'}"
+    label = published(
+        base, adapter, open_store(reference), system="Be brief.", cleaning={"html": "strip"},
+        columns={"instruction": "frage", "output": "antwort"},
+    )  # fmt: skip
+    with chat_endpoint(lambda body: "1") as server:
+        code, text = invoke(
+            "eval", label, "--data", data, "--store", reference, "--metrics", "exact_match",
+            "--server", server.url, "--out", tmp_path / "out",
+        )  # fmt: skip
+    assert code == 0, text
+    assert server.models == {base.name, "sql@1"}
+    assert server.bodies[0]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Was ist 0?"},
+    ]
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert report["figures"]["sql@1"]["exact_match"] == pytest.approx(100 / 3)
+
+
+def test_a_file_with_other_columns_than_the_runs_is_read_by_its_own(
     base: Path, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
     store = AdapterStore(tmp_path / "store")
-    assert store.names() == ()
+    published(base, adapter, store, columns={"messages": "talk"}, format="messages")
+    code, text = invoke(
+        "eval", "sql", "--data", data, "--store", store.root, "--metrics", "perplexity",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, text
+    assert "other columns than data.columns of the run" in " ".join(text.split())
+
+
+def test_a_name_that_the_store_does_not_have_is_told(data: Path, tmp_path: Path) -> None:
+    code, text = invoke("eval", "nobody", "--data", data, "--store", tmp_path / "none")
+    assert (code, (tmp_path / "none").exists()) == (1, False)
+    assert "there is no store" in text
+    AdapterStore(tmp_path / "store")
     code, text = invoke("eval", "nobody", "--data", data, "--store", tmp_path / "store")
     assert code == 1
     assert "nobody" in text

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from trainer import defaults
 from trainer.commands.evaluating import BaseRef
-from trainer.commands.options import StorePath
+from trainer.commands.options import StoreReference, open_existing
 from trainer.commands.telling import load_libraries, told_in_one_line
 
 
@@ -21,7 +21,7 @@ def export(
     merge: Annotated[Path, typer.Option(metavar="OUT", help="New folder for the full model.")],
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option()] = "bfloat16",
     base: BaseRef = None,
-    store: StorePath = Path(defaults.STORE),
+    store: StoreReference = defaults.STORE,
 ) -> None:
     """Merge an adapter into its dequantised base, and measure what quantising it again costs."""
     console = Console()
@@ -33,11 +33,10 @@ def export(
         load_libraries(console)
         import torch
 
-        from adapters.store import AdapterStore
         from trainer.candidates import find_candidate
         from trainer.exporting import export_merged
 
-        candidate = find_candidate(name, AdapterStore(store), base)
+        candidate = find_candidate(name, lambda: open_existing(store), base)
         report = export_merged(candidate, merge, getattr(torch, dtype))
         console.print(f"{candidate.label} merged into {candidate.base}: {merge}", soft_wrap=True)
         console.print("logits against base + adapter as served, on golden prompts:")

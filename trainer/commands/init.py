@@ -8,8 +8,7 @@ from rich.console import Console
 
 from adapters.names import parse_ref
 from trainer.commands.telling import told_in_one_line
-from trainer.config import Method, TrainerConfig
-from trainer.config.pending import pending_problems
+from trainer.config import Method
 from trainer.errors import ConfigError
 from trainer.starter import EXAMPLE_FILE, example_rows, starter_config
 
@@ -56,9 +55,6 @@ def init(
 def _method(text: str) -> Method:
     for method in get_args(Method):
         if method == text:
-            problems = pending_problems({"method": method}, TrainerConfig)
-            if problems:
-                raise ConfigError(problems)
             chosen: Method = method
             return chosen
     raise ConfigError([f"--method: {text} is no method; use one of {', '.join(get_args(Method))}"])

@@ -1,9 +1,12 @@
 """Arguments that several subcommands take."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from adapters.store import AdapterStore
 
 OVERRIDES: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--key value` pairs of the config."""
@@ -18,9 +21,6 @@ StoreReference = Annotated[
     typer.Option(
         "--store", envvar="SWITCHYARD_STORE", help="The adapter store: a folder or a URL."
     ),
-]
-StorePath = Annotated[
-    Path, typer.Option("--store", envvar="SWITCHYARD_STORE", help="The adapter store.")
 ]
 RunsPath = Annotated[
     Path,
@@ -39,3 +39,18 @@ ApiKey = Annotated[
     str | None,
     typer.Option("--api-key", envvar="SWITCHYARD_API_KEY", help="For a server that wants one."),
 ]
+
+
+def open_existing(store: str) -> "AdapterStore":
+    """The store at a folder or URL, which must be there: looking must not make one.
+
+    Raises `AdapterNotFoundError` or `StoreError`.
+    """
+    from adapters.errors import AdapterNotFoundError
+    from adapters.remote_store import is_remote, open_store
+
+    if not is_remote(store) and not Path(store).is_dir():
+        raise AdapterNotFoundError(
+            f"there is no store {store}: give its folder or URL with --store or SWITCHYARD_STORE"
+        )
+    return open_store(store)

@@ -12,7 +12,7 @@ RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that `trainer run` named.")
 ]
 OtherStore = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--store", help="Publish here instead of into the store of the run."),
 ]
 
@@ -29,10 +29,10 @@ def resume(folder: RunFolderPath, store: OtherStore = None) -> None:
     console = Console()
     with told_in_one_line(console):
         load_libraries(console)
-        from adapters.store import AdapterStore
+        from adapters.remote_store import open_store
         from trainer.resuming import resume_training
 
-        into = None if store is None else AdapterStore(store)
+        into = None if store is None else open_store(store)
         result = resume_training(folder, store=into, console=console)
         if result.stored is None:
             raise typer.Exit(EXIT_FAILED)

@@ -1,6 +1,5 @@
 """`trainer verify`: does a running server compute what was trained?"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer import defaults
-from trainer.commands.options import ApiKey, StorePath
+from trainer.commands.options import ApiKey, StoreReference, open_existing
 from trainer.commands.telling import EXIT_FAILED, load_libraries, told_in_one_line
 
 
@@ -22,7 +21,7 @@ def verify(
         str,
         typer.Option("--server", metavar="URL", envvar="SWITCHYARD_SERVER", help="Where it runs."),
     ] = "http://127.0.0.1:8000",
-    store: StorePath = Path(defaults.STORE),
+    store: StoreReference = defaults.STORE,
     tokens: Annotated[int, typer.Option(min=1, help="Greedy tokens of each answer.")] = 16,
     api_key: ApiKey = None,
 ) -> None:
@@ -34,10 +33,9 @@ def verify(
     with told_in_one_line(console):
         load_libraries(console)
         from adapters.names import parse_ref
-        from adapters.store import AdapterStore
         from trainer.parity import NEAR_TIE, verify_served
 
-        stored = AdapterStore(store).get(parse_ref(name))
+        stored = open_existing(store).get(parse_ref(name))
         report = verify_served(stored, server, api_key=api_key, num_tokens=tokens)
         same = report.digest_trained == report.digest_served
         console.print(

@@ -1,7 +1,7 @@
 """The YAML of a training run, as frozen sections. `trainer.config_loading` reads it.
 
-One file for each section; `document.py` puts them together, `pending.py` names the keys whose
-feature isn't there yet.
+One file for each section; `document.py` puts them together, `contradictions.py` says which keys
+can't stand together.
 """
 
 from trainer.config.data import CleaningSection, DataSection

@@ -32,6 +32,7 @@ def contradictions(document: Mapping[str, Any]) -> list[str]:
         *_lora(document, method),
         *_adalora(document, method),
         *_prompt(document, method),
+        *_evaluation(document),
     ]
 
 
@@ -131,6 +132,24 @@ def _prompt(document: Mapping[str, Any], method: str) -> list[str]:
         if _changed(document, "prompt", PromptSection, key) and method not in methods
     ]
     return problems
+
+
+def _evaluation(document: Mapping[str, Any]) -> list[str]:
+    metrics = _get(document, "evaluation", "metrics")
+    judge = _get(document, "evaluation", "judge")
+    judge = judge if isinstance(judge, Mapping) else {}
+    judges = isinstance(metrics, list | tuple | str) and "judge" in metrics
+    if judges:
+        return [
+            f"evaluation.judge.{key}: missing; evaluation.metrics has judge in it"
+            for key in ("url", "model")
+            if judge.get(key) is None
+        ]
+    return [
+        f"evaluation.judge.{key}: has no effect without judge in evaluation.metrics"
+        for key in ("url", "model", "questions")
+        if judge.get(key) is not None
+    ]
 
 
 def _changed(document: Mapping[str, Any], section: str, model: type[Section], key: str) -> bool:

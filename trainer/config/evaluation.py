@@ -1,11 +1,11 @@
-"""When held-out loss is measured, what is shown, and what `trainer eval` computes."""
+"""When held-out loss is measured, what is shown, and what is computed before publishing."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from trainer import defaults
-from trainer.config.section import Section
+from trainer.config.section import Section, split_names
 
 Metric = Literal["perplexity", "bleu", "rouge", "exact_match", "judge"]
 
@@ -19,12 +19,13 @@ class JudgeSection(Section):
         default="OPENAI_API_KEY", description="the variable that holds the key; never the key"
     )
     questions: str | None = Field(
-        default=None, description="MT-Bench-style JSONL of questions; default held-out prompts"
+        default=None,
+        description="JSONL of MT-Bench questions, relative to the config; default held-out prompts",
     )
 
 
 class EvaluationSection(Section):
-    """When held-out loss is measured, and what is shown at the end."""
+    """When held-out loss is measured, and what else is measured and shown at the end."""
 
     every: Literal["epoch", "end"] | int = Field(
         default="epoch", description="epoch, end, or a number of steps"
@@ -39,14 +40,16 @@ class EvaluationSection(Section):
     sample_tokens: int = Field(
         default=defaults.SAMPLE_TOKENS, ge=1, description="how long such an answer may be"
     )
-    metrics: tuple[Metric, ...] = Field(
-        default=("perplexity",), description="what `trainer eval` computes"
+    metrics: Annotated[tuple[Metric, ...], BeforeValidator(split_names)] = Field(
+        default=("perplexity",),
+        description="of base and adapter before publishing: perplexity, bleu, rouge, exact_match, "
+        "judge",
     )
     max_rows: int = Field(
-        default=200, ge=1, description="held-out rows that `trainer eval` generates answers for"
+        default=defaults.METRIC_ROWS, ge=1, description="held-out rows that metrics answer"
     )
     answer_tokens: int = Field(
-        default=256, ge=1, description="how long an answer of `trainer eval` may be"
+        default=defaults.ANSWER_TOKENS, ge=1, description="how long such an answer may be"
     )
     language: Literal["auto", "en", "zh"] = Field(
         default="auto", description="how BLEU and ROUGE split words; auto looks at the references"

@@ -11,11 +11,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _split(value: object) -> object:
+def split_names(value: object) -> object:
+    """`a,b` as `[a, b]`; anything else as it is."""
     if isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 """A list of names; `a,b` means `[a, b]`, which is easier to type on a command line."""

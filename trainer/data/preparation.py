@@ -2,20 +2,17 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 from trainer import defaults
 from trainer.config import DataSection
 from trainer.config_loading import LoadedConfig
-from trainer.data.cleaning import HeldOutPrompts, RowCleaner
+from trainer.data.clean_rows import CleanRows
+from trainer.data.cleaning import HeldOutPrompts
 from trainer.data.conversation import Conversation
 from trainer.data.examples import Example, Examples, ExampleWriter
-from trainer.data.formats import RowFormat, choose_format, rename_columns
-from trainer.data.reading import read_rows
+from trainer.data.formats import RowFormat
 from trainer.data.rows_folder import RowsFolder
 from trainer.data.rules import CleaningLog, Rule
 from trainer.data.spool import ConversationSpool
@@ -115,40 +112,12 @@ def _read(
     name: str,
 ) -> _File:
     """Read and clean one file."""
-    section = loaded.config.data
     spool = ConversationSpool(None if folder is None else folder.path / f"{name}.jsonl")
-    cleaner = RowCleaner(section.cleaning, section.system, log)
-    with closing(_Rows(read_rows(loaded.data_path(reference), reference, section.split))) as rows:
-        first = next(iter(rows), None)
-        if first is None:
-            raise DataError(f"{reference} holds no rows")
-        columns = tuple(rename_columns(first, section.columns, reference))
-        row_format = choose_format(section.format, columns, reference)
-        for row in chain([first], rows):
-            renamed = rename_columns(row, section.columns, reference)
-            conversation = cleaner.clean(row_format.convert(renamed))
-            if conversation is not None:
-                spool.add(conversation)
+    rows = CleanRows(loaded.data_path(reference), reference, loaded.config.data, log)
+    for conversation in rows:
+        spool.add(conversation)
     spool.close()
-    return _File(spool, row_format, rows.count)
-
-
-class _Rows:
-    """Iterates once and remembers how many went by."""
-
-    def __init__(self, rows: Iterator[Mapping[str, Any]]) -> None:
-        self._rows = rows
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for row in self._rows:
-            self.count += 1
-            yield row
-
-    def close(self) -> None:
-        close = getattr(self._rows, "close", None)
-        if close is not None:
-            close()
+    return _File(spool, rows.row_format, rows.num_read)
 
 
 def _share_count(num_rows: int, share: float, maximum: int) -> int:

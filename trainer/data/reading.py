@@ -1,7 +1,7 @@
 """Rows from files or the hub, read by `datasets` as a stream: no cache, one row at a time."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ _BUILDERS = {
 }  # fmt: skip
 
 
-def read_rows(path: Path, reference: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
+def read_rows(path: Path, reference: str, split: str = "train") -> Generator[Mapping[str, Any]]:
     """The rows of the file `path`, or of the hub dataset `reference` if there is no such file.
 
     `split` is the hub dataset's; a file has one.
@@ -26,7 +26,7 @@ def read_rows(path: Path, reference: str, split: str = "train") -> Iterator[Mapp
     return _stream(f"hub dataset {reference}", reference, {"split": split})
 
 
-def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _file_rows(path: Path) -> Generator[Mapping[str, Any]]:
     builder = _BUILDERS.get(path.suffix.lower())
     if builder is None:
         raise DataError(f"{path} has an unknown suffix; use {', '.join(sorted(_BUILDERS))}")
@@ -36,7 +36,7 @@ def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     return _stream(str(path), builder, options)
 
 
-def _stream(source: str, builder: str, options: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _stream(source: str, builder: str, options: dict[str, Any]) -> Generator[Mapping[str, Any]]:
     import datasets
 
     # Its own log says in red what our error says in one line.

@@ -49,13 +49,36 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """Mean of the ratings (1 to 10) that could be read; None when none could."""
+class Verdict:
+    """What the judge said of one answer; `rating` is None where none from 1 to 10 can be read."""
 
-    mean: float | None
-    num_rated: int
-    num_unparseable: int
-    ratings: tuple[float | None, ...]
+    rating: float | None
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One verdict for each answer, in order."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def ratings(self) -> tuple[float, ...]:
+        """Those that could be read."""
+        return tuple(v.rating for v in self.verdicts if v.rating is not None)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the ratings (1 to 10) that could be read; None when none could."""
+        return sum(self.ratings) / len(self.ratings) if self.ratings else None
+
+    @property
+    def num_rated(self) -> int:
+        return len(self.ratings)
+
+    @property
+    def num_unparseable(self) -> int:
+        return len(self.verdicts) - len(self.ratings)
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
@@ -79,23 +102,18 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 def judge(questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> Judgement:
     """Have every answer rated once."""
-    ratings = tuple(
-        parse_rating(
-            ask(
-                _PROMPT.format(
-                    question=question.text,
-                    answer=answer,
-                    reference=f"\n[Reference answer]\n{question.reference}\n"
-                    if question.reference
-                    else "",
-                )
-            )
+    return Judgement(
+        tuple(
+            _verdict(question, answer, ask)
+            for question, answer in zip(questions, answers, strict=True)
         )
-        for question, answer in zip(questions, answers, strict=True)
     )
-    rated = [rating for rating in ratings if rating is not None]
-    mean = sum(rated) / len(rated) if rated else None
-    return Judgement(mean, len(rated), len(ratings) - len(rated), ratings)
+
+
+def _verdict(question: Question, answer: str, ask: Ask) -> Verdict:
+    reference = f"\n[Reference answer]\n{question.reference}\n" if question.reference else ""
+    reply = ask(_PROMPT.format(question=question.text, answer=answer, reference=reference))
+    return Verdict(parse_rating(reply), reply)
 
 
 def parse_rating(reply: str) -> float | None:

@@ -29,7 +29,7 @@ def test_card_has_front_matter_figures_and_samples() -> None:
     card = model_card(CONFIG, data, METRICS, [Sample("ask", "ref", "no", "line one\nline two")])
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "b/c"
-    assert "| with this adapter | 1.5000 (-50.0%) |" in body
+    assert "| held-out loss (nats per token) | 3.0000 | 1.5000 (-50.0%) |" in body
     assert "- rows: 3 (chat messages (OpenAI, UltraChat 200k)); data digest `sha256:12`" in body
     assert "rank 16, alpha 32, dropout 0.05, target modules: all-linear" in body
     assert "- **Adapter:** line one / line two" in body

@@ -91,7 +91,9 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
     [
         (["--name", "no/slash"], "name: "),
         (["--name", "polite@3"], "without '@'"),
-        (["--lora.bias", "all"], "lora.bias: training the base's own biases isn't there yet"),
+        (["--evaluation.metrics", "bleu,meteor"], "evaluation.metrics: "),
+        (["--evaluation.metrics", "judge"], "evaluation.judge.url: missing"),
+        (["--evaluation.judge.model", "j"], "evaluation.judge.model: has no effect without judge"),
         (["--adalora.init_r", "4"], "adalora: has no effect with method qlora; it is for adalora"),
         (["--method", "adalora", "--adalora.init_r", "8"], "target_r: 8 must be below"),
         (["--method", "adalora", "--lora.r", "8"], "lora.r: has no effect with method adalora"),

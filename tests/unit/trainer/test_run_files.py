@@ -38,5 +38,5 @@ def test_curve_is_a_png_even_of_nothing(tmp_path: Path) -> None:
     records = [StepRecord(i, i / 4, loss=3 / (i + 1)) for i in range(4)]
     for index, some in enumerate(([], [*records, StepRecord(3, 1.0, eval_loss=1.0)])):
         path = tmp_path / f"{index}.png"
-        draw_loss_curve(some, path, title="a")
+        draw_loss_curve(some, path, title="a", measure="loss")
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,12 @@ from trainer.config import TrainerConfig
 from trainer.errors import ConfigError
 from trainer.labels import LabelledRow
 from trainer.plan import make_plan
-from trainer.training_arguments import choose_optimizer, resolve_device, training_arguments
+from trainer.training_arguments import (
+    choose_attention,
+    choose_optimizer,
+    resolve_device,
+    training_arguments,
+)
 
 
 def config(**document: Any) -> TrainerConfig:
@@ -49,6 +54,21 @@ def test_other_trainer_args_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         arguments(tmp_path, config(trainer_args=given, training={"device": "cpu"}))
+
+
+def test_flash_attention_is_taken_where_it_runs() -> None:
+    def choose(wanted: str, device: str = "cuda", *, has_flash: bool = True) -> str:
+        return choose_attention(wanted, device, torch.bfloat16, has_flash=has_flash)
+
+    assert choose("auto") == "flash_attention_2"
+    assert choose("auto", has_flash=False) == "sdpa"
+    assert choose("auto", "cpu") == "sdpa"
+    assert choose_attention("auto", "cuda", torch.float32, has_flash=True) == "sdpa"
+    assert choose("eager") == "eager"
+    with pytest.raises(ConfigError, match="flash-attn isn't installed"):
+        choose("flash_attention_2", has_flash=False)
+    with pytest.raises(ConfigError, match="runs on CUDA in 16 bits, and this is cpu"):
+        choose("flash_attention_2", "cpu")
 
 
 def test_optimizer_follows_the_device() -> None:

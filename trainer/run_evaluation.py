@@ -1,0 +1,83 @@
+"""What `evaluation.metrics` asks for, of base and adapter, around the training of one run."""
+
+import json
+from typing import Any
+
+from trainer.checkpoints import replace_file
+from trainer.comparison_report import write_report
+from trainer.data.preference import PreferenceExample
+from trainer.held_out import HeldOut, held_out_rows
+from trainer.measuring import BASE_LABEL, Measured, Meter, parse_measured
+from trainer.preflight import Preflight
+from trainer.run_folder import RunFolder
+
+
+class RunEvaluation:
+    """Measures the base before step 1, so that a judge who doesn't answer is told then, and the
+    adapter as it will be published. Both raise `EvaluationError`.
+    """
+
+    def __init__(self, ready: Preflight, folder: RunFolder) -> None:
+        self._ready = ready
+        self._folder = folder
+        self.held_out = _held_out(ready)
+        self._meter = Meter(ready.base, self.held_out, ready.labeller, ready.measuring)
+
+    def measure_base(self, loss: float) -> Measured:
+        """The base as it was loaded, whose held-out loss is `loss`.
+
+        Read from the run folder where it was measured already; kept there.
+        """
+        path = self._folder.base_evaluation
+        try:
+            return parse_measured(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            measured = self._measure(self._ready.base.model, BASE_LABEL, loss)
+        text = json.dumps(measured.document(), ensure_ascii=False) + "\n"
+        replace_file(path, text.encode())
+        return measured
+
+    def measure_adapter(self, model: Any, loss: float, base: Measured) -> Measured:
+        """The adapter on the base; writes `evaluation.json` and `evaluation.md` with both."""
+        name = self._ready.config.name
+        measured = self._measure(model, f"{name} (adapter)" if name == BASE_LABEL else name, loss)
+        write_report(
+            self._folder.path,
+            [base, measured],
+            self.held_out,
+            self._ready.config.base,
+            self._ready.measuring,
+        )
+        return measured
+
+    def _measure(self, model: Any, label: str, loss: float) -> Measured:
+        # The loss of a preference run isn't that of its answers' tokens.
+        known = loss if self._ready.config.objective == "sft" else None
+        return self._meter.measure(model, label, label, loss=known)
+
+
+def figures_as_metrics(base: Measured, adapter: Measured) -> dict[str, float]:
+    """Both models' figures under the names that a manifest has them by: `eval_bleu_base`."""
+    return {
+        f"eval_{name}{suffix}": value
+        for measured, suffix in ((base, "_base"), (adapter, ""))
+        for name, value in measured.figures.items()
+        if name != "loss"
+    }
+
+
+def _held_out(ready: Preflight) -> HeldOut:
+    """The rows of the run. Of preferences, answers that are good are the references."""
+    config, data = ready.config, ready.data
+    good = [
+        example
+        for example in (data.held_out if config.objective != "sft" else ())
+        if isinstance(example, PreferenceExample) and example.is_good
+    ]
+    return held_out_rows(
+        data.held_out if config.objective == "sft" else good,
+        source=config.data.eval if isinstance(config.data.eval, str) else config.data.train,
+        digest=data.digest,
+        max_rows=config.evaluation.max_rows,
+        language=config.evaluation.language,
+    )
