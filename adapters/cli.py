@@ -21,11 +21,14 @@ from adapters.command import (
     told_in_one_line,
 )
 from adapters.digest import adapter_digest
-from adapters.errors import InspectionError
+from adapters.errors import FoldError, InspectionError
+from adapters.folding.command import fold_into
+from adapters.folding.order import AIM, MAX_ERROR
 from adapters.inspection import inspect_adapter
 from adapters.names import AdapterRef, check_name, parse_ref
 from adapters.remote_store import is_remote, open_store
 from adapters.report import detail_table, listing_table, size_text, stored_as_data
+from adapters.serving_limits import MAX_LORA_RANK
 from adapters.tensor_values import check_values
 from adapters.upkeep_commands import add_upkeep_commands
 from adapters.verification import verify_stored
@@ -113,10 +116,36 @@ def import_adapter(
     ],
     store: StorePath = DEFAULT_STORE,
     base: BaseReference = None,
+    fold: Annotated[
+        bool,
+        typer.Option(
+            "--fold",
+            help="Of a method that isn't served (OFT, LoHa, LoKr, VeRA ...): make a LoRA that comes"
+            " near it, over --base, and print how near. Takes minutes and four bytes a weight.",
+        ),
+    ] = False,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Of the fold [the smallest that loses {AIM:.0%}, up to {MAX_LORA_RANK}]"
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help=f"Of the fold: the share of a module's change to lose [{MAX_ERROR}]"),
+    ] = None,
+    quantization: Annotated[
+        str, typer.Option(help="Of the base that the fold is served on: nf4, fp4 or none.")
+    ] = "nf4",
 ) -> None:
     """Copy a PEFT folder into the store as the next, and current, version of NAME."""
     with told_in_one_line():
         parse_ref(name)
+        if fold:
+            fold_into(store, name, folder, base, quantization, rank, max_error)
+            return
+        if rank is not None or max_error is not None:
+            raise FoldError("--rank and --max-error are of --fold")
         shapes = base_shapes(base)
         modules = shapes.modules if shapes is not None else None
         lineage = shapes.lineage if shapes is not None else None

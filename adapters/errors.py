@@ -12,6 +12,7 @@ AdapterError
 ├── DocumentError           a JSON file is too large, too deep, or no JSON
 │   └── ManifestError       manifest.json is missing or wrong, or contradicts the folder
 ├── MergeError              adapters can't be merged as asked
+├── FoldError               an adapter can't be folded into a LoRA, or not closely enough
 ├── StoreError              the store can't do this: what is asked contradicts its state
 └── BaseModelError          in `adapters.base.errors`: the base model can't be had
 
@@ -82,6 +83,10 @@ class ManifestError(DocumentError):
 
 class MergeError(AdapterError):
     """These adapters can't be merged so."""
+
+
+class FoldError(AdapterError):
+    """This adapter can't be folded so."""
 
 
 class StoreError(AdapterError):

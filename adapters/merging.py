@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from adapters.errors import InspectionError, MergeError
 from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters.manifest import Manifest, MergeParent
 from adapters.merge_order import MergeSpec
+from adapters.peft_folder import Factors, write_lora
 from adapters.store import AdapterStore, StoredAdapter
 from adapters.tensor_values import check_values
 
@@ -27,8 +28,8 @@ _PREFIX = "base_model.model."
 _NOTHING = 1e-10
 _UNMERGEABLE = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices")
 
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""Module -> (A [r, in], B [out, r]), the scale in A."""
+Parts = dict[str, Factors]
+"""The factors by module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class _Parent:
     config: Any
     tensors: dict[str, torch.Tensor]
 
-    def factors(self) -> Factors:
+    def factors(self) -> Parts:
         """The parent's deltas as it is served alone, times its weight, in float64."""
-        found: Factors = {}
+        found: Parts = {}
         for module in _modules(self.tensors):
             a, b = _sides(self.tensors, module)
             # Its own scale, as PEFT computes it for this module.
@@ -66,9 +67,14 @@ def merge_adapters(store: AdapterStore, spec: MergeSpec) -> MergedAdapter:
     base = _common_base(parents)
     with tempfile.TemporaryDirectory(prefix="merge-") as scratch:
         folder = Path(scratch) / "merged"
-        folder.mkdir()
         merged = _merge(parents, spec)
-        rank = _write(folder, merged, parents)
+        first = parents[0].config
+        rank = write_lora(
+            folder,
+            merged,
+            base_reference=first.base_model_name_or_path,
+            is_transposed=first.fan_in_fan_out,
+        )
         error = _relative_error(merged, [parent.factors() for parent in parents])
         try:
             check_values(folder)
@@ -119,7 +125,7 @@ def _load(stored: StoredAdapter, weight: float) -> _Parent:
     return _Parent(stored, weight, config, tensors)
 
 
-def _merge(parents: Sequence[_Parent], spec: MergeSpec) -> Factors:
+def _merge(parents: Sequence[_Parent], spec: MergeSpec) -> Parts:
     """Module -> factors of the merged adapter, float32, whose scale is 1."""
     from dataclasses import replace
 
@@ -151,7 +157,7 @@ def _merge(parents: Sequence[_Parent], spec: MergeSpec) -> Factors:
             )
     except (ValueError, RuntimeError, KeyError) as error:
         raise MergeError(f"PEFT can't merge these with {spec.method}: {error}") from error
-    merged: Factors = {}
+    merged: Parts = {}
     for module in sorted({m for parent in parents for m in _modules(parent.tensors)}):
         layer = model.get_submodule(_PREFIX + module)
         a, b = layer.lora_A["merged"].weight, layer.lora_B["merged"].weight
@@ -187,33 +193,7 @@ def _skeleton(parents: Sequence[_Parent]) -> nn.Module:
     return root
 
 
-def _write(folder: Path, merged: Factors, parents: Sequence[_Parent]) -> int:
-    """A PEFT folder, less the rank components that are zero everywhere; returns its rank."""
-    tensors: dict[str, torch.Tensor] = {}
-    rank = max(a.shape[0] for a, _ in merged.values())
-    for module, (a, b) in merged.items():
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = a
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = b
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    first = parents[0].config
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": first.base_model_name_or_path,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": first.fan_in_fan_out,
-        "use_rslora": False,
-        "inference_mode": True,
-        "target_modules": sorted(merged),
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
-    return rank
-
-
-def _relative_error(merged: Factors, parents: Sequence[Factors]) -> float:
+def _relative_error(merged: Parts, parents: Sequence[Parts]) -> float:
     """||merged - exact|| / ||exact||, Frobenius, from the factors alone.
 
     Raises `MergeError` where the adapters cancel each other out.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from adapters.base.dense import make_dense
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
@@ -74,7 +74,7 @@ def export_merged(candidate: Candidate, folder: Path, dtype: torch.dtype) -> Exp
     prompts = _prompts(base)
     served = _logits(peft_model, prompts)
     plain = bare_base(peft_model)
-    _dequantize(plain)
+    make_dense(plain)
     merged = PeftModel.from_pretrained(plain, str(candidate.folder)).merge_and_unload()
     merged.to(dtype).save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
@@ -121,23 +121,3 @@ def _difference(served: list[torch.Tensor], other: list[torch.Tensor]) -> LogitD
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(served, other, strict=True)])
     same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(served, other, strict=True)])
     return LogitDifference(float(gaps.max()), float(gaps.mean()), float(same.float().mean()))
-
-
-def _dequantize(model: Any) -> None:
-    """Put a plain linear with the 4-bit values in the place of every 4-bit linear."""
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Linear4bit):
-            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
-            plain = nn.Linear(module.in_features, module.out_features, module.bias is not None)
-            plain.weight = nn.Parameter(weight, requires_grad=False)
-            plain.bias = module.bias
-            model.set_submodule(name, plain)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    # transformers would else save 4-bit codes, and PEFT would expect them.
-    model.hf_quantizer = None
-    model.quantization_method = None
-    model.is_quantized = model.is_loaded_in_4bit = False

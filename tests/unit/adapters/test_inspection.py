@@ -143,8 +143,12 @@ def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"peft_type": "OFT"}, "the method OFT isn't served: it multiplies the base weight by a"),
-        ({"peft_type": "LOHA"}, "the method LOHA isn't served: its change of a weight has no low"),
+        (
+            {"peft_type": "OFT"},
+            "the method OFT isn't served as it is: it multiplies the base weight",
+        ),
+        ({"peft_type": "LOHA"}, "the method LOHA isn't served as it is: .* --fold --base BASE"),
+        ({"peft_type": "XLORA"}, "the method XLORA isn't served: it chooses its weights anew"),
         ({"peft_type": "NEW"}, "the method NEW isn't served; served are LORA, ADALORA, IA3"),
         ({"peft_type": "IA3"}, "has a LoRA factor A .r, in., which ia3 adapters don't"),
         ({"peft_type": None}, "has no peft_type"),

@@ -1,0 +1,1 @@
+"""Dense methods as LoRA: `adapters import --fold`."""

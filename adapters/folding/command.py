@@ -1,0 +1,52 @@
+"""What `adapters import --fold` does."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from adapters.base.quantization import QuantizationSpec
+from adapters.errors import FoldError
+from adapters.folding.order import MAX_ERROR, FoldSpec
+from adapters.remote_store import open_store
+
+
+def fold_into(
+    store: str,
+    name: str,
+    folder: Path,
+    base: str | None,
+    quantization: str,
+    rank: int | None,
+    max_error: float | None,
+) -> None:
+    """Fold, publish, and print what was lost. Raises `AdapterError`."""
+    if base is None:
+        raise FoldError("--fold needs the base that the adapter is for: give it with --base")
+    if folder.suffix == ".tar":
+        raise FoldError(f"{folder} is an archive: --fold takes a PEFT folder")
+    spec = FoldSpec(
+        name, base, _format(quantization), rank, MAX_ERROR if max_error is None else max_error
+    )
+    opened = open_store(store)
+    # Folding needs torch and PEFT; the rest of the command starts without.
+    folding: Any = importlib.import_module("adapters.folding.fold")
+    folded = folding.fold_adapter(opened, folder, spec)
+    stored = folded.stored
+    typer.echo(
+        f"folded {folded.method} into {stored.label} {stored.digest}, a LoRA of rank "
+        f"{stored.rank}\n"
+        f"lost of a module's change: {folded.worst_error:.3%} at most, {folded.mean_error:.3%} on "
+        f"average (Frobenius)\n"
+        f"logits on the golden prompts: at most {folded.logit_difference:.2g} from PEFT's own "
+        f"model, of the {folded.logit_effect:.2g} that the adapter changes them by"
+    )
+
+
+def _format(quantization: str) -> QuantizationSpec:
+    if quantization not in ("nf4", "fp4", "none"):
+        raise FoldError(f"--quantization is {quantization!r}; it is nf4, fp4 or none")
+    if quantization == "none":
+        return QuantizationSpec(scheme="none", double_quant=False)
+    return QuantizationSpec(scheme="fp4" if quantization == "fp4" else "nf4")
