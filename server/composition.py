@@ -24,6 +24,7 @@ from server.api.settings import ApiSettings
 from server.api.tool_formats import ToolFormat
 from server.api.tracing import tracer_provider
 from server.configuration import ServerConfig
+from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
 from server.engine.administration import Administration
@@ -68,9 +69,10 @@ async def run_server(config: ServerConfig) -> None:
         leave_cores_to_kernels()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
+    served = _served_base(config, model)
     catalog = StoreCatalog(
         store,
-        served=_served_base(config, model),
+        served=served,
         base_modules=model.module_shapes,
         allowed_roots=(store.root, *config.adapter_roots),
         max_rank=config.max_lora_rank,
@@ -120,6 +122,12 @@ async def run_server(config: ServerConfig) -> None:
         model.tokenizer,
         model.grammars,
         _model_info(config, model),
+        limits=AdapterLimits(
+            served,
+            max_lora_rank=config.max_lora_rank,
+            adapter_bank_pages=config.adapter_bank_pages,
+            allow_mismatch=config.allow_mismatch,
+        ),
         administration=administration,
         registry=registry,
         settings=_api_settings(config),

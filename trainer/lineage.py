@@ -48,27 +48,14 @@ def build_manifest(
     parent: str | None,
 ) -> Manifest:
     """Everything needed to know, and to repeat, what was done. The store fills in the digest."""
-    spec = base.quantization
-    golden = [dict(message) for message in defaults.GOLDEN_MESSAGES]
     return Manifest(
         name=config.name,
         created_unix_seconds=int(time.time()),
         method="lora",
         rank=config.rank,
-        base=BaseLineage(
-            reference=base.resolved.reference,
-            revision=base.resolved.revision,
-            digest=base.resolved.digest,
-        ),
-        quantization=QuantizationRecord(
-            scheme=spec.scheme, block_size=spec.block_size, double_quant=spec.double_quant
-        ),
-        template=TemplateRecord(
-            text=base.template.text,
-            hash=base.template.hash,
-            golden_messages=golden,
-            golden_token_ids=list(labeller.message_ids(golden)) if base.template.text else [],
-        ),
+        base=base_lineage(base),
+        quantization=quantization_record(base),
+        template=template_record(base, labeller),
         data=DataRecord(
             digest=data.digest,
             num_train_rows=len(data.train),
@@ -80,4 +67,31 @@ def build_manifest(
         library_versions=library_versions(),
         metrics=dict(metrics),
         parent=parent,
+    )
+
+
+def base_lineage(base: LoadedBase) -> BaseLineage:
+    """Which base it is."""
+    resolved = base.resolved
+    return BaseLineage(
+        reference=resolved.reference, revision=resolved.revision, digest=resolved.digest
+    )
+
+
+def quantization_record(base: LoadedBase) -> QuantizationRecord:
+    """How its linears are held."""
+    spec = base.quantization
+    return QuantizationRecord(
+        scheme=spec.scheme, block_size=spec.block_size, double_quant=spec.double_quant
+    )
+
+
+def template_record(base: LoadedBase, labeller: ConversationLabeller) -> TemplateRecord:
+    """Its chat template, with what that makes of the golden messages."""
+    golden = [dict(message) for message in defaults.GOLDEN_MESSAGES]
+    return TemplateRecord(
+        text=base.template.text,
+        hash=base.template.hash,
+        golden_messages=golden,
+        golden_token_ids=list(labeller.message_ids(golden)) if base.template.text else [],
     )

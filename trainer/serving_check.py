@@ -1,59 +1,23 @@
 """Will a server serve what this config makes? Asked before anything is trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import httpx
 
 from adapters.adapter_config import parse_adapter_config
+from adapters.base.loading import LoadedBase
+from adapters.base.quantization import NF4
 from adapters.errors import AdapterNotFoundError
+from adapters.manifest import Manifest
+from adapters.peft_methods import LORA
 from adapters.rank_pages import pages_for_rank
-from adapters.serving_limits import ADAPTER_PAGES, MAX_LORA_RANK
 from adapters.store import AdapterStore
 from trainer.config import TrainerConfig
 from trainer.config.method import LORA_FAMILY
-from trainer.errors import ServingError
+from trainer.labels import ConversationLabeller
+from trainer.lineage import base_lineage, quantization_record, template_record
 from trainer.methods.peft_config import peft_config_for
 from trainer.methods.starting_point import changes_the_base
 from trainer.methods.targets import BaseGeometry, Shape, rank_of
-
-_TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """What a server accepts; `base_id` and `names` are known only of one that runs."""
-
-    max_rank: int = MAX_LORA_RANK
-    pages: int = ADAPTER_PAGES
-    base_id: str | None = None
-    base_reference: str | None = None
-    names: tuple[str, ...] = ()
-
-
-def limits_of(url: str, api_key: str | None = None) -> ServingLimits:
-    """Ask a running server. Its rank and page limits are the defaults: it doesn't tell them.
-
-    Raises `ServingError` when it doesn't answer as a Switchyard server does.
-    """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        response = httpx.get(
-            f"{url.rstrip('/').removesuffix('/v1')}/v1/models",
-            headers=headers,
-            timeout=_TIMEOUT_SECONDS,
-        )
-        response.raise_for_status()
-        models: list[Mapping[str, Any]] = response.json()["data"]
-        base = next(model for model in models if model.get("parent") is None)
-    except (httpx.HTTPError, ValueError, KeyError, StopIteration) as error:
-        raise ServingError(f"no Switchyard server answers at {url}: {error}") from error
-    names = tuple(str(model["id"]) for model in models if model.get("parent") is not None)
-    root = base.get("root")
-    return ServingLimits(
-        base_id=str(base["id"]), base_reference=str(root) if root else None, names=names
-    )
+from trainer.serving_limits import ServingLimits
 
 
 def serving_problems(
@@ -83,6 +47,7 @@ def serving_problems(
                 f"the published adapter fills {pages_for_rank(rank)} pages, and a server has "
                 f"{limits.pages}: start it with --adapter-bank-pages {pages_for_rank(rank)}"
             )
+    method = LORA.lower()  # what adalora is published as
     if config.method != "adalora":
         peft_config = peft_config_for(
             config, modules, geometry, num_steps=num_steps, is_transposed=False
@@ -92,15 +57,54 @@ def serving_problems(
             document["init_lora_weights"] = True
         document = {k: sorted(v) if isinstance(v, set) else v for k, v in document.items()}
         document["peft_type"] = str(getattr(peft_config.peft_type, "value", peft_config.peft_type))
+        method = document["peft_type"].lower()
         parse_adapter_config(document, problems)
+    if method not in limits.methods:
+        problems.append(
+            f"method: {config.method} is published as {method}, and {limits.server} serves "
+            f"{', '.join(limits.methods)}"
+        )
     if limits.base_id == config.name:
         problems.append(f"name: {config.name} is what that server calls its base; choose another")
-    if limits.base_reference is not None and limits.base_reference != config.base:
+    return tuple(problems)
+
+
+def base_problems(
+    base: LoadedBase, labeller: ConversationLabeller, longest_tokens: int, limits: ServingLimits
+) -> tuple[str, ...]:
+    """Why a running server, by its own words, would refuse what is trained on this base, or
+    couldn't be asked what was trained: rows of `longest_tokens`."""
+    problems: list[str] = []
+    if limits.served is not None:
+        made = Manifest(
+            name="adapter",
+            created_unix_seconds=0,
+            method="lora",
+            rank=0,
+            base=base_lineage(base),
+            quantization=quantization_record(base),
+            template=template_record(base, labeller),
+        )
+        problems += [f"on {limits.server}: {text}" for text in limits.served.mismatches(made)]
+    if limits.max_model_len is not None and longest_tokens > limits.max_model_len:
         problems.append(
-            f"base: that server holds {limits.base_reference}, and this adapter is for "
-            f"{config.base}"
+            f"the longest row has {longest_tokens} tokens, and {limits.server} takes "
+            f"{limits.max_model_len}: start it with a larger --max-model-len, or lower "
+            "data.max_length"
         )
     return tuple(problems)
+
+
+def format_note(base: LoadedBase, limits: ServingLimits) -> str | None:
+    """Where no server was asked: that the base's weights are others than a server's by default."""
+    spec = base.quantization
+    if limits.server is not None or spec == NF4:
+        return None
+    double = " --no-double-quant" if spec.is_quantized and not spec.double_quant else ""
+    return (
+        "serving: a server holds its base in nf4 with double quantisation; start it with "
+        f"--quantization {spec.scheme}{double}, or with --allow-mismatch"
+    )
 
 
 def published_rank(config: TrainerConfig, modules: Mapping[str, Shape]) -> int:
@@ -118,8 +122,10 @@ def name_note(config: TrainerConfig, store: AdapterStore | None, limits: Serving
     if version is not None and store is not None:
         newest = max(store.versions(config.name))
         return f"{config.name} is there: version {newest + 1} comes after {config.name}@{version}"
-    if config.name in limits.names:
-        return f"{config.name} is served already, from another store than this one"
+    if limits.name_is_taken:
+        return f"{config.name} is served by {limits.server} already, from another store than this"
+    if limits.server is not None and limits.name_is_taken is None:
+        return f"the key may not see whether {limits.server} serves a {config.name}"
     return f"{config.name} is free"
 
 

@@ -24,6 +24,7 @@ from server.api.guarded_administration import GuardedAdministration
 from server.api.guarded_catalog import GuardedCatalog
 from server.api.guarded_engine import GuardedEngine
 from server.api.keys import KeyRing
+from server.api.limit_routes import limit_routes
 from server.api.metrics import HttpMetrics
 from server.api.model_routes import model_routes
 from server.api.openapi import openapi_document
@@ -38,6 +39,7 @@ from server.api.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
 from server.core.grammar import GrammarCompiler
+from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
 
@@ -58,6 +60,7 @@ def create_app(
     grammars: GrammarCompiler,
     info: ModelInfo,
     *,
+    limits: AdapterLimits,
     administration: AdapterAdministration,
     registry: CollectorRegistry,
     settings: ApiSettings | None = None,
@@ -69,18 +72,19 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application. Registers its own series on `registry`, so one app per registry.
 
+    `limits` are what it tells those who make adapters; they are enforced elsewhere.
     `lifespan` runs on the event loop around the serving (start and stop the engine there);
     `before_scrape` is called before the registry is read for `/metrics`. Without `keys` everybody
     may do everything. `drain` closes the door when the server is told to stop; `tracer` gets spans.
     """
     settings, drain = settings or ApiSettings(), drain or Drain()
-    limits, current = RateLimits(), CurrentCaller(ANYONE if keys is None else NOBODY)
+    rates, current = RateLimits(), CurrentCaller(ANYONE if keys is None else NOBODY)
     deadline = CurrentDeadline(settings.request_timeout_seconds)
     engine = GuardedEngine(
         engine if tracer is None else TracedEngine(engine, tracer),
         current,
         deadline,
-        limits,
+        rates,
         prompt_logger=tokenizer if settings.log_prompts else None,
     )
     catalog = GuardedCatalog(catalog, current)
@@ -90,7 +94,7 @@ def create_app(
     app.add_middleware(
         GuardMiddleware,
         door=Door(
-            keys, limits, anyone=current.get(), metrics_are_open=not settings.metrics_need_key
+            keys, rates, anyone=current.get(), metrics_are_open=not settings.metrics_need_key
         ),
         current=current,
         deadline=deadline,
@@ -109,6 +113,7 @@ def create_app(
     app.add_api_route("/v1/responses", serving.respond, methods=["POST"], response_model=None)
     app.include_router(token_routes(tokenizer, catalog, info, settings))
     app.include_router(model_routes(info, catalog, current))
+    app.include_router(limit_routes(info, limits))
     app.include_router(adapter_routes(info, catalog, settings))
     guarded = GuardedAdministration(administration, current)
     app.include_router(administration_routes(guarded, info, settings))

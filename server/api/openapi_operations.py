@@ -46,6 +46,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/detokenize"): _json("Text of tokens", "Text", DetokenizeBody),
     ("GET", "/v1/models"): _json("The base and the adapters", "ModelList"),
     ("GET", "/v1/models/{model_id:path}"): _json("One of them", "Model"),
+    ("GET", "/v1/limits"): _json("What an adapter must be to be served here", "Limits"),
     ("GET", "/v1/adapters"): _json("Every adapter with its versions", "AdapterList"),
     ("GET", "/v1/adapters/{name}"): _json("One adapter in detail", "AdapterDetail"),
     ("DELETE", "/v1/adapters/{name}"): _json("Remove a version", "Deleted"),

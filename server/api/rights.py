@@ -23,6 +23,7 @@ RIGHTS: Mapping[tuple[str, str], Right | None] = {
     ("POST", "/detokenize"): Right.INFER,
     ("GET", "/v1/models"): Right.INFER,
     ("GET", "/v1/models/{model_id:path}"): Right.INFER,
+    ("GET", "/v1/limits"): Right.INFER,
     ("GET", "/v1/adapters"): Right.INFER,
     ("GET", "/v1/adapters/{name}"): Right.INFER,
     ("POST", "/v1/load_lora_adapter"): Right.LOAD,

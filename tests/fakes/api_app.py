@@ -6,11 +6,14 @@ from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 
+from adapters.compatibility import ServedBase
+from adapters.manifest import BaseLineage
 from server.api.app import create_app
 from server.api.drain import Drain
 from server.api.keys import KeyRing
 from server.api.settings import ApiSettings
 from server.core.administration import AdapterAdministration
+from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
 from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_catalog import FakeCatalog
@@ -19,6 +22,9 @@ from tests.fakes.api_grammars import FakeGrammars
 from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
 
 BASE_ID = "org/tiny-base"
+LIMITS = AdapterLimits(
+    ServedBase(BaseLineage(reference="embedded:tiny", digest=f"sha256:{'0' * 64}"))
+)
 INFO = ModelInfo(BASE_ID, "embedded:tiny", 256, VOCAB_SIZE, 1_700_000_001, ("base",))
 
 
@@ -45,6 +51,7 @@ class FakeServing:
             FakeTokenizer(),
             self.grammars,
             self.info,
+            limits=LIMITS,
             administration=self.administration,
             registry=self.registry,
             settings=self.settings,

@@ -19,6 +19,7 @@ from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_administration import FakeAdministration
+from tests.fakes.api_app import LIMITS
 from tests.fakes.api_catalog import FakeCatalog
 from tests.fakes.api_grammars import FakeGrammars
 from tests.fakes.api_server import serve
@@ -82,6 +83,7 @@ class LiveEngine:
             ModelInfo(
                 BASE_ID, "tiny", SETTINGS.max_model_len, VOCAB_SIZE, 1_700_000_000, ("base",)
             ),
+            limits=LIMITS,
             administration=FakeAdministration(),
             registry=self.registry,
             settings=settings,

@@ -89,9 +89,10 @@ def _check(
     from trainer.prediction.tables import duration_text, memory_table
     from trainer.prediction.trial import predict_seconds
     from trainer.preflight import prepare_run
-    from trainer.serving_check import ServingLimits, limits_of, name_note, serving_problems
+    from trainer.serving_check import base_problems, format_note, name_note, serving_problems
+    from trainer.serving_limits import ServingLimits, limits_of
 
-    limits = ServingLimits() if server is None else limits_of(server, api_key)
+    limits = ServingLimits() if server is None else limits_of(server, loaded.config.name, api_key)
     ready = prepare_run(loaded, console)
     run = ready.config
     problems = serving_problems(
@@ -101,9 +102,13 @@ def _check(
         limits,
         num_steps=ready.plan.num_steps,
     )
+    longest = int(ready.data.train.lengths.max())
+    problems += base_problems(ready.base, ready.labeller, longest, limits)
     # Looking must not make a store where there is none.
     opened = open_store(store) if is_remote(store) or Path(store).is_dir() else None
-    console.print(f"name: {name_note(run, opened, limits)}", highlight=False)
+    for note in (f"name: {name_note(run, opened, limits)}", format_note(ready.base, limits)):
+        if note:
+            console.print(note, highlight=False, soft_wrap=True)
     console.print(memory_table(predict_run_memory(ready)))
     if trial:
         predicted = predict_seconds(ready)
