@@ -1,15 +1,10 @@
 """JSON from strangers: bounded in size and depth, with no duplicate keys, NaN or infinity."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from adapters.errors import DocumentError
-
-# A string is one token, so that brackets inside it don't count. Possessive and with an optional
-# end, so that the scan is linear even in a string that never closes.
-_DEPTH_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def read_json_object(path: Path, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
@@ -27,28 +22,38 @@ def read_json_object(path: Path, *, max_bytes: int, max_depth: int) -> dict[str,
 def parse_json_object(data: bytes, title: str, *, max_depth: int) -> dict[str, Any]:
     """The JSON object in `data`. Raises `DocumentError`, which begins with `title`."""
     try:
-        text = data.decode("utf-8")
-        _check_depth(text, title, max_depth)
         value = json.loads(
-            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
+            data.decode("utf-8"),
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
         )
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:  # the parser's own limit, far above any `max_depth`
+        raise _too_deep(title, max_depth) from error
+    except ValueError as error:
         raise DocumentError(f"{title} isn't valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise DocumentError(f"{title} must hold a JSON object, not {type(value).__name__}")
+    if not _is_shallow(value, max_depth):
+        raise _too_deep(title, max_depth)
     return value
 
 
-def _check_depth(text: str, title: str, max_depth: int) -> None:
-    depth = 0
-    for token in _DEPTH_TOKEN.finditer(text):
-        first = token[0][:1]
-        if first in "[{":
-            depth += 1
-            if depth > max_depth:
-                raise DocumentError(f"{title} is nested deeper than {max_depth} levels")
-        elif first in "]}":
-            depth -= 1
+def _is_shallow(value: dict[str, Any], max_depth: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _too_deep(title: str, max_depth: int) -> DocumentError:
+    return DocumentError(f"{title} is nested deeper than {max_depth} levels")
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

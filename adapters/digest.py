@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.adapter_config import read_adapter_config
-from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE
-from adapters.tensor_header import read_tensor_header
-
-_CHUNK_BYTES = 1 << 20
+from adapters.adapter_image import AdapterImage, read_image
 
 # Keys that say how an adapter was made or found, not what it computes. The tensors' names say
 # which modules it changes, so the target lists are here too.
@@ -32,29 +28,26 @@ _ORDERED_TABLES = frozenset({"rank_pattern", "alpha_pattern"})
 
 
 def adapter_digest(folder: Path) -> str:
+    """The digest of a PEFT folder; see `image_digest`.
+
+    Raises `DocumentError` or `TensorFileError` for a malformed file, or one that can't be read.
+    """
+    return image_digest(read_image(folder))
+
+
+def image_digest(image: AdapterImage) -> str:
     """`sha256:` over what changes the function: config keys and tensors (name, type, shape, bytes).
 
     Metadata, file names, key order and the order of tensors in the file don't matter; keys that are
     empty, false or null count as absent, so that a newer PEFT's defaults don't change the digest.
-    Reads the weights once, in pieces. Raises `DocumentError` or `TensorFileError` for a malformed
-    file and `OSError` when one can't be read.
     """
     sha = hashlib.sha256()
-    sha.update(_canonical_config(read_adapter_config(folder / CONFIG_FILE)))
-    weights = folder / WEIGHTS_FILE
-    entries = read_tensor_header(weights)
-    with weights.open("rb") as file:
-        for name in sorted(entries):
-            entry = entries[name]
-            sha.update(json.dumps([name, entry.dtype, entry.shape]).encode() + b"\n")
-            file.seek(entry.begin)
-            left = entry.end - entry.begin
-            while left:
-                chunk = file.read(min(left, _CHUNK_BYTES))
-                if not chunk:
-                    raise OSError(f"{weights} became shorter while it was read")
-                sha.update(chunk)
-                left -= len(chunk)
+    sha.update(_canonical_config(image.config))
+    data = memoryview(image.data)
+    for name in sorted(image.entries):
+        entry = image.entries[name]
+        sha.update(json.dumps([name, entry.dtype, entry.shape]).encode() + b"\n")
+        sha.update(data[entry.begin : entry.end])
     return "sha256:" + sha.hexdigest()
 
 

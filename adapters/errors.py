@@ -11,6 +11,7 @@ AdapterError
 ├── ArchiveError            an archive isn't one, or holds what may not be extracted
 ├── DocumentError           a JSON file is too large, too deep, or no JSON
 │   └── ManifestError       manifest.json is missing or wrong, or contradicts the folder
+├── UnsoundError            a folder isn't, or is no longer, the version that was published
 ├── MergeError              adapters can't be merged as asked
 ├── FoldError               an adapter can't be folded into a LoRA, or not closely enough
 ├── StoreError              the store can't do this: what is asked contradicts its state
@@ -79,6 +80,10 @@ class DocumentError(AdapterError):
 
 class ManifestError(DocumentError):
     """A manifest is missing or wrong."""
+
+
+class UnsoundError(AdapterError):
+    """The files of a version are incomplete, unreadable, or not those that were published."""
 
 
 class MergeError(AdapterError):

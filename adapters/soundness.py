@@ -1,23 +1,18 @@
-"""Does a folder in a store still read as a version? Looks at names, config and header only."""
+"""Does a folder in a store still read as a version, and is it the one that was published?"""
 
 import os
 import time
 from pathlib import Path
 
 from adapters.adapter_config import read_adapter_config
-from adapters.digest import adapter_digest
-from adapters.errors import (
-    AdapterError,
-    DocumentError,
-    InspectionError,
-    ManifestError,
-    TensorFileError,
-)
+from adapters.adapter_image import AdapterImage, read_image
+from adapters.digest import image_digest
+from adapters.errors import DocumentError, ManifestError, TensorFileError, UnsoundError
 from adapters.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, list_folder
 from adapters.manifest import read_manifest
 from adapters.store_layout import StoreLayout
 from adapters.tensor_header import read_tensor_header
-from adapters.tensor_values import check_values
+from adapters.tensor_values import value_problem
 
 Stamp = tuple[tuple[str, int, int], ...]
 """(name, inode, change time in ns) of a folder's files: equal stamps mean nothing changed."""
@@ -71,49 +66,74 @@ def unsound(folder: Path) -> str | None:
 
     What a method's tensors must look like isn't asked here: a newer program's adapters are kept.
     """
-    problems: list[str] = []
+    problems, files = _listed(folder)
+    try:
+        if CONFIG_FILE in files:
+            read_adapter_config(files[CONFIG_FILE])
+    except DocumentError as error:
+        problems.append(str(error))
+    try:
+        if WEIGHTS_FILE in files:
+            read_tensor_header(files[WEIGHTS_FILE])
+    except TensorFileError as error:
+        problems += _of_weights(error)
+    return "\n".join(problems) or None
+
+
+def read_sound(folder: Path, digest: str) -> AdapterImage:
+    """All of the version that was published as `digest`, read once and checked.
+
+    Raises `UnsoundError` with the reason when the folder isn't, or is no longer, that version.
+    """
+    problems, files = _listed(folder)
+    image: AdapterImage | None = None
+    if not problems and CONFIG_FILE in files and WEIGHTS_FILE in files:
+        try:
+            image = read_image(folder)
+        except DocumentError as error:
+            problems.append(str(error))
+        except TensorFileError as error:
+            problems += _of_weights(error)
+    if problems or image is None:
+        raise UnsoundError(unsound(folder) or "\n".join(problems))
+    found = image_digest(image)
+    if found != digest:
+        raise UnsoundError(
+            f"its files are {found}, and it was published as {digest}: they were changed or "
+            "damaged since"
+        )
+    if problem := value_problem(image):
+        raise UnsoundError(problem)
+    return image
+
+
+def damage(folder: Path, digest: str) -> str | None:
+    """Why `read_sound` refuses the folder, or None. Reads every byte."""
+    try:
+        read_sound(folder, digest)
+    except UnsoundError as error:
+        return str(error)
+    return None
+
+
+def _listed(folder: Path) -> tuple[list[str], dict[str, Path]]:
+    """What is wrong with the files' names and the manifest, and the files."""
     try:
         listing = list_folder(folder)
     except OSError as error:
-        return f"the folder can't be read: {error.strerror}"
-    problems += listing.problems
+        return [f"the folder can't be read: {error.strerror}"], {}
+    problems = list(listing.problems)
     blamed = {problem.partition(" ")[0] for problem in listing.problems}
     for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):
         if name not in listing.files and name not in blamed:
             problems.append(f"{name} is missing: the folder is half copied, or no adapter")
     try:
-        if CONFIG_FILE in listing.files:
-            read_adapter_config(listing.files[CONFIG_FILE])
         if MANIFEST_FILE in listing.files and not read_manifest(folder / MANIFEST_FILE).digest:
             raise ManifestError(f"{MANIFEST_FILE} has no digest: it wasn't published")
     except DocumentError as error:
         problems.append(str(error))
-    try:
-        if WEIGHTS_FILE in listing.files:
-            read_tensor_header(listing.files[WEIGHTS_FILE])
-    except TensorFileError as error:
-        problems += [f"{WEIGHTS_FILE}: {problem}" for problem in error.problems]
-    return "\n".join(problems) or None
+    return problems, listing.files
 
 
-def damage(folder: Path, digest: str) -> str | None:
-    """Why the folder isn't, or is no longer, the version that was published as `digest`.
-
-    Reads every byte. None when all is well.
-    """
-    reason = unsound(folder)
-    if reason is not None:
-        return reason
-    try:
-        found = adapter_digest(folder)
-        if found != digest:
-            return (
-                f"its files are {found}, and it was published as {digest}: they were changed or "
-                "damaged since"
-            )
-        check_values(folder)
-    except InspectionError as error:
-        return "; ".join(error.problems)
-    except (AdapterError, OSError) as error:
-        return f"it can't be read: {error}"
-    return None
+def _of_weights(error: TensorFileError) -> list[str]:
+    return [f"{WEIGHTS_FILE}: {problem}" for problem in error.problems]

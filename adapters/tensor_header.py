@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from adapters.bounded_json import parse_json_object
 from adapters.errors import DocumentError, TensorFileError
@@ -21,6 +21,7 @@ MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
 _MAX_DEPTH = 4
 _MAX_DIMENSIONS = 16
+_ENTRY_KEYS = frozenset({"dtype", "shape", "data_offsets"})
 
 DTYPE_BYTES: Mapping[str, int] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
@@ -43,24 +44,28 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
     """Tensor name -> entry, in the order of their bytes. Raises `TensorFileError`."""
     try:
         with path.open("rb") as file:
-            file_size = os.fstat(file.fileno()).st_size
-            start = file.read(_LENGTH_BYTES)
-            problem = _length_problem(start, file_size)
-            if problem is not None:
-                raise TensorFileError(f"{path.name} is malformed", [problem])
-            header = file.read(int.from_bytes(start, "little"))
+            return read_header(file, os.fstat(file.fileno()).st_size, path.name)
     except OSError as error:
         raise TensorFileError(f"{path.name} can't be read", [str(error.strerror)]) from error
+
+
+def read_header(file: BinaryIO, file_size: int, title: str) -> dict[str, TensorEntry]:
+    """The same of an open file of `file_size` bytes. Raises `TensorFileError`, `OSError`."""
+    start = file.read(_LENGTH_BYTES)
+    problem = _length_problem(start, file_size)
+    if problem is not None:
+        raise TensorFileError(f"{title} is malformed", [problem])
+    header = file.read(int.from_bytes(start, "little"))
     try:
-        document = parse_json_object(header, f"{path.name}'s header", max_depth=_MAX_DEPTH)
+        document = parse_json_object(header, f"{title}'s header", max_depth=_MAX_DEPTH)
     except DocumentError as error:
-        raise TensorFileError(f"{path.name} is malformed", [str(error)]) from error
+        raise TensorFileError(f"{title} is malformed", [str(error)]) from error
     data_start = _LENGTH_BYTES + len(header)
     problems: list[str] = []
     entries = _read_entries(document, data_start, problems)
     problems += _layout_problems(entries, data_start, file_size, sound=not problems)
     if problems:
-        raise TensorFileError(f"{path.name} is malformed", problems)
+        raise TensorFileError(f"{title} is malformed", problems)
     return {entry.name: entry for entry in entries}
 
 
@@ -101,7 +106,7 @@ def _read_entries(
 
 def _read_entry(name: str, value: Any, data_start: int) -> TensorEntry | str:
     """The entry, or what is wrong with it."""
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or value.keys() != _ENTRY_KEYS:
         return "its entry must have exactly dtype, shape and data_offsets"
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:

@@ -14,7 +14,7 @@ from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
 from server.core.grammar import GrammarCompiler
-from server.core.ports import AdapterLoader, ChatTokenizer, ModelRunner
+from server.core.ports import ChatTokenizer, ModelRunner
 from server.model.bank import AdapterBank
 from server.model.base_facts import BaseFacts, BaseWeights
 from server.model.cuda_graphs import DecodeGraphs
@@ -58,7 +58,7 @@ class AssembledModel:
     """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen."""
 
     runner: ModelRunner
-    loader: AdapterLoader
+    loader: PagedAdapterLoader
     tokenizer: ChatTokenizer
     grammars: GrammarCompiler
     module_shapes: Mapping[str, tuple[int, int]]

@@ -1,19 +1,20 @@
-"""Adapters in host memory: read from safetensors, checked, laid out as bank pages."""
+"""Adapters in host memory: checked and laid out as bank pages."""
 
 import dataclasses
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
 
 from adapters.adapter_config import PromptConfig
-from adapters.errors import DocumentError
+from adapters.adapter_image import AdapterImage, read_image
+from adapters.errors import DocumentError, TensorFileError
 from adapters.lora_config import LoraConfig
 from adapters.tensor_roles import TensorRole
+from adapters.tensor_values import value_problem
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterVersion
 from server.core.traits import AdapterTraits
-from server.model.adapter_tensors import ModuleTensors, read_config, read_tensors
+from server.model.adapter_tensors import ModuleTensors, config_of, tensors_of
 from server.model.base_facts import BaseFacts, BaseWeights
 from server.model.linear_parts import add_bias, add_linear
 from server.model.page_builder import PageBuilder
@@ -75,23 +76,23 @@ class PagedAdapterLoader:
         self._weights = weights
         self._pin_memory = pin_memory
 
-    def load(self, adapter: AdapterVersion) -> PagedAdapter:
-        """Read one adapter's folder into pages.
+    def load(self, adapter: AdapterVersion, image: AdapterImage | None = None) -> PagedAdapter:
+        """Lay out one adapter as pages: of its image, which was checked, or else of its folder.
 
         Raises `AdapterUnreadableError` when a file can't be read, a value isn't finite, a shape
         doesn't fit, nothing matches this base, or the adapter has no effect.
         """
         try:
             with torch.inference_mode():
-                return self._load(adapter)
-        except (OSError, SafetensorError, ValueError, DocumentError) as error:
+                return self._load(adapter, _checked(adapter) if image is None else image)
+        except (ValueError, DocumentError, TensorFileError) as error:
             raise AdapterUnreadableError(
                 f"adapter {adapter.label} can't be served: {error}"
             ) from error
 
-    def _load(self, adapter: AdapterVersion) -> PagedAdapter:
-        config = read_config(adapter.path)
-        modules = read_tensors(adapter.path / "adapter_model.safetensors")
+    def _load(self, adapter: AdapterVersion, image: AdapterImage) -> PagedAdapter:
+        config = config_of(image)
+        modules = tensors_of(image)
         facts = self._facts
         known = {"", facts.embedding, facts.head, *self._vectors}
         if unmatched := sorted(set(modules) - known):
@@ -152,6 +153,13 @@ class PagedAdapterLoader:
         if change is None or change.token_ids is None or not self._facts.is_tied:
             return None
         return TableChange(change.rows, change.token_ids)
+
+
+def _checked(adapter: AdapterVersion) -> AdapterImage:
+    image = read_image(adapter.path)
+    if problem := value_problem(image):
+        raise ValueError(problem)
+    return image
 
 
 def _check_pairs(module: str, tensors: ModuleTensors) -> None:

@@ -58,16 +58,17 @@ def _add_lora(
     config: LoraConfig,
     base: BaseWeights,
 ) -> None:
-    a, b = tensors[TensorRole.LORA_A].float(), tensors[TensorRole.LORA_B].float()
+    a, b = tensors[TensorRole.LORA_A], tensors[TensorRole.LORA_B]
     scaling = config.scaling_of(place.name)
     values = tensors.get(TensorRole.SINGULAR_VALUES)
     if values is not None:
         kept = values.flatten() != 0  # the others were pruned
-        a, b = (a * values.float())[kept], b[:, kept]
+        a, b = (a.float() * values.float())[kept], b[:, kept]
         if not len(a):
             return
     magnitude = tensors.get(TensorRole.MAGNITUDE)
     if magnitude is not None:
+        a, b = a.float(), b.float()
         change = _dora_ratio(place, a, b, scaling, magnitude, base) - 1.0
         b = b + change[:, None] * b
         bias = base.bias(place.name)

@@ -70,7 +70,7 @@ class PageBuilder:
                 f"{place.name}: A {tuple(a_RK.shape)} and B {tuple(b_NR.shape)} don't fit this "
                 f"base ({place.in_features} inputs, {place.out_features} outputs)"
             )
-        self.has_effect |= bool((b_NR != 0).any() and (a_RK != 0).any())
+        self.has_effect = self.has_effect or bool(b_NR.any() and a_RK.any())
         self._factors.append(_Factors(place, a_RK, b_NR, scaling))
 
     def add_outputs(
@@ -154,8 +154,8 @@ class PageBuilder:
         for page in range(pages_for_rank(rank)):
             rows = slice(page * PAGE_RANK, min(rank, (page + 1) * PAGE_RANK))
             height = rows.stop - rows.start
-            a[page, :height] = factors.a_RK[rows].to(self.dtype)
-            b[page, :height] = factors.b_NR[:, rows].T.to(self.dtype)
+            a[page, :height].copy_(factors.a_RK[rows])
+            b[page, :height].copy_(factors.b_NR[:, rows].T)
             scales[page, place.index] = factors.scaling
 
     def _fill_vectors(self, page: torch.Tensor, flags: torch.Tensor) -> None:

@@ -35,7 +35,7 @@ class FakeLoader:
     def __init__(self) -> None:
         self.loads: list[str] = []
 
-    def load(self, adapter: AdapterVersion) -> FakeHostAdapter:
+    def load(self, adapter: AdapterVersion, image: object = None) -> FakeHostAdapter:
         self.loads.append(adapter.digest)
         if adapter.name.startswith("broken"):
             raise AdapterUnreadableError(f"adapter {adapter.label} can't be served: broken")

@@ -53,7 +53,7 @@ def test_a_file_of_the_library(tmp_path: Path) -> None:
         ((100).to_bytes(8, "little") + b"{}", "truncated"),
         (raw_safetensors(b"[]"), "must hold a JSON object"),
         (raw_safetensors(b"{nonsense"), "isn't valid JSON"),
-        (raw_safetensors(b'{"a":' * 100), "nested deeper"),
+        (raw_safetensors(b'{"a":' * 100 + b"1" + b"}" * 100), "nested deeper"),
         (b"PK\x03\x04" + b"\0" * 60, "pickle"),
         (b"\x80\x02ctorch\n" + b"\0" * 60, "pickle"),
         (raw_safetensors(b'{"__metadata__": {"a": 1}}'), "__metadata__ must map"),

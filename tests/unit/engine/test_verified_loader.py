@@ -48,7 +48,7 @@ def test_a_flipped_bit_takes_the_version_out(catalog: StoreCatalog) -> None:
 
 def test_what_this_server_cannot_serve_is_kept(catalog: StoreCatalog) -> None:
     class Refusing(FakeLoader):
-        def load(self, adapter: AdapterVersion) -> object:  # type: ignore[override]
+        def load(self, adapter: AdapterVersion, image: object = None) -> object:  # type: ignore[override]
             raise AdapterUnreadableError("this method isn't served")
 
     with pytest.raises(AdapterUnreadableError, match="isn't served"):
