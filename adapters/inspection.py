@@ -120,7 +120,7 @@ def _config(path: Path | None, problems: list[str]) -> AdapterConfig | None:
         return None
 
 
-def _entries(path: Path | None, problems: list[str]) -> dict[str, TensorEntry] | None:
+def _entries(path: Path | None, problems: list[str]) -> Mapping[str, TensorEntry] | None:
     if path is None:
         return None
     try:
@@ -130,7 +130,7 @@ def _entries(path: Path | None, problems: list[str]) -> dict[str, TensorEntry] |
         return None
 
 
-def _group(entries: dict[str, TensorEntry], problems: list[str]) -> dict[str, ModuleTensors]:
+def _group(entries: Mapping[str, TensorEntry], problems: list[str]) -> dict[str, ModuleTensors]:
     """Module -> tensors by role; what can't be told goes to `problems`, once."""
     modules: dict[str, dict[TensorRole, TensorEntry]] = {}
     unknown: list[str] = []

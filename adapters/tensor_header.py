@@ -9,7 +9,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from adapters.bounded_json import parse_json_object
@@ -19,6 +21,7 @@ MAX_HEADER_BYTES = 100_000_000
 """The same limit as the safetensors library's."""
 
 _LENGTH_BYTES = 8
+_MAX_KEPT_BYTES = 1_000_000
 _MAX_DEPTH = 4
 _MAX_DIMENSIONS = 16
 _ENTRY_KEYS = frozenset({"dtype", "shape", "data_offsets"})
@@ -40,7 +43,7 @@ class TensorEntry:
     end: int
 
 
-def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
+def read_tensor_header(path: Path) -> Mapping[str, TensorEntry]:
     """Tensor name -> entry, in the order of their bytes. Raises `TensorFileError`."""
     try:
         with path.open("rb") as file:
@@ -49,13 +52,19 @@ def read_tensor_header(path: Path) -> dict[str, TensorEntry]:
         raise TensorFileError(f"{path.name} can't be read", [str(error.strerror)]) from error
 
 
-def read_header(file: BinaryIO, file_size: int, title: str) -> dict[str, TensorEntry]:
+def read_header(file: BinaryIO, file_size: int, title: str) -> Mapping[str, TensorEntry]:
     """The same of an open file of `file_size` bytes. Raises `TensorFileError`, `OSError`."""
     start = file.read(_LENGTH_BYTES)
     problem = _length_problem(start, file_size)
     if problem is not None:
         raise TensorFileError(f"{title} is malformed", [problem])
     header = file.read(int.from_bytes(start, "little"))
+    if len(header) > _MAX_KEPT_BYTES:
+        return _parse_header(header, file_size, title)
+    return _kept_header(header, file_size, title)
+
+
+def _parse_header(header: bytes, file_size: int, title: str) -> Mapping[str, TensorEntry]:
     try:
         document = parse_json_object(header, f"{title}'s header", max_depth=_MAX_DEPTH)
     except DocumentError as error:
@@ -66,7 +75,11 @@ def read_header(file: BinaryIO, file_size: int, title: str) -> dict[str, TensorE
     problems += _layout_problems(entries, data_start, file_size, sound=not problems)
     if problems:
         raise TensorFileError(f"{title} is malformed", problems)
-    return {entry.name: entry for entry in entries}
+    return MappingProxyType({entry.name: entry for entry in entries})
+
+
+# Adapters of one shape have the same header, to the byte.
+_kept_header = lru_cache(maxsize=32)(_parse_header)
 
 
 def _length_problem(start: bytes, file_size: int) -> str | None:

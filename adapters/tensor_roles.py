@@ -7,6 +7,7 @@ A name is `base_model.model.MODULE.PART`; PART says the role. Prompt methods sav
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 KEY_PREFIX = "base_model.model."
 PROMPT_KEY = "prompt_embeddings"
@@ -62,6 +63,7 @@ class TensorKey:
     role: TensorRole
 
 
+@lru_cache(maxsize=8192)
 def parse_tensor_key(key: str) -> TensorKey | None:
     """What the tensor `key` is; None when it can't be told."""
     if key == PROMPT_KEY:
