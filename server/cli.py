@@ -1,6 +1,5 @@
 """The command `server`: parse settings, build, run; and `server keys`."""
 
-import asyncio
 import inspect
 import logging
 import os
@@ -47,9 +46,10 @@ def serve(context: typer.Context, **flags: Any) -> None:
     # Imported late: `server --help` must not wait for torch.
     from adapters.errors import AdapterError
     from server.composition import run_server
+    from server.supervision import run_on_fast_loop
 
     try:
-        asyncio.run(run_server(settings))
+        run_on_fast_loop(run_server(settings))
     except (SwitchyardError, AdapterError, OSError) as error:
         console.print("[red]the server can't go on:[/red]")
         console.print(str(error), markup=False)

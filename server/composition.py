@@ -4,10 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -15,11 +14,12 @@ from adapters.base.quantization import QuantizationSpec
 from adapters.compatibility import ServedBase
 from adapters.manifest import BaseLineage, QuantizationRecord
 from adapters.remote_store import open_store
+from adapters.store import AdapterStore
 from server.api.app import VERSION, create_app
 from server.api.drain import Drain
 from server.api.key_file import read_keys, watch_keys
 from server.api.keys import KeyRing
-from server.api.protocol import ConnectionLimits, guarded_protocol
+from server.api.protocol import ConnectionLimits
 from server.api.settings import ApiSettings
 from server.api.tool_formats import ToolFormat
 from server.api.tracing import tracer_provider
@@ -38,7 +38,7 @@ from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
-from server.supervision import DrainingServer, serve_until_dead
+from server.supervision import DrainingServer, serve_until_dead, uvicorn_config
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +58,31 @@ async def run_server(config: ServerConfig) -> None:
     `EngineDeadError` when the step loop dies.
     """
     started = time.perf_counter()
-    keys = KeyRing(read_keys(config.keys_file)) if config.keys_file else None
-    drain = Drain()
-    store = open_store(config.store)
     # Read while the base is loaded, so that a thousand adapters don't make the start longer.
+    store = open_store(config.store)
     reading = asyncio.get_running_loop().run_in_executor(None, store.targets_by_name)
     model = assemble_model(_model_settings(config))
     await reading
     if model.backend.startswith("native"):
         leave_cores_to_kernels()
+    await serve_model(config, model, store, started=started)
+
+
+async def serve_model(
+    config: ServerConfig,
+    model: AssembledModel,
+    store: AdapterStore,
+    *,
+    started: float,
+    make_engine: Callable[..., Engine] = Engine,
+) -> None:
+    """Serve an assembled model until told to stop; `run_server` says what is raised.
+
+    `started` is when the start began, in `perf_counter` seconds. `make_engine` gets what `Engine`
+    is built from; the load tests put one there that needs no model.
+    """
+    keys = KeyRing(read_keys(config.keys_file)) if config.keys_file else None
+    drain = Drain()
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
     served = _served_base(config, model)
@@ -83,7 +99,16 @@ async def run_server(config: ServerConfig) -> None:
         max_bytes=int(config.host_cache_gib * _GIB),
         metrics=metrics,
     )
-    engine = _build_engine(config, model, metrics, cache)
+    settings, scheduler = _scheduling(config, model)
+    engine = make_engine(
+        scheduler,
+        model.runner,
+        model.tokenizer,
+        cache,
+        settings=settings,
+        metrics=metrics,
+        device=model.device,
+    )
     administration = Administration(
         catalog,
         cache,
@@ -138,7 +163,7 @@ async def run_server(config: ServerConfig) -> None:
         tracer=tracing.get_tracer("switchyard") if tracing else None,
     )
     server = DrainingServer(
-        _uvicorn_config(config, app),
+        uvicorn_config(app, host=config.host, port=config.port, limits=_connection_limits(config)),
         drain,
         drain_seconds=config.drain_seconds,
         abort_all=engine.abort_all,
@@ -172,23 +197,11 @@ def _api_settings(config: ServerConfig) -> ApiSettings:
     )
 
 
-def _uvicorn_config(config: ServerConfig, app: FastAPI) -> uvicorn.Config:
-    limits = ConnectionLimits(
+def _connection_limits(config: ServerConfig) -> ConnectionLimits:
+    return ConnectionLimits(
         # Chunked bodies are a little longer on the wire than they are.
         max_message_bytes=int(2 * config.max_body_mib * _MIB) + 64 * 1024,
         write_seconds=config.write_seconds,
-    )
-    return uvicorn.Config(
-        app,
-        host=config.host,
-        port=config.port,
-        log_config=None,
-        access_log=False,
-        loop="uvloop",
-        http=guarded_protocol(limits),
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=3,
     )
 
 
@@ -227,9 +240,7 @@ def _quantization(config: ServerConfig) -> QuantizationSpec:
     return QuantizationSpec(config.quantization, double_quant=config.double_quant and quantized)
 
 
-def _build_engine(
-    config: ServerConfig, model: AssembledModel, metrics: EngineMetrics, cache: HostAdapterCache
-) -> Engine:
+def _scheduling(config: ServerConfig, model: AssembledModel) -> tuple[SchedulerSettings, Scheduler]:
     settings = SchedulerSettings(
         max_num_sequences=config.max_num_sequences,
         max_batch_tokens=config.max_batch_tokens,
@@ -247,15 +258,7 @@ def _build_engine(
     scheduler = Scheduler(
         settings, eos_token_ids=model.tokenizer.eos_token_ids, base_digest=model.base_digest
     )
-    return Engine(
-        scheduler,
-        model.runner,
-        model.tokenizer,
-        cache,
-        settings=settings,
-        metrics=metrics,
-        device=model.device,
-    )
+    return settings, scheduler
 
 
 def _prefill_beside_decodes(config: ServerConfig, backend: str) -> int | None:

@@ -4,18 +4,52 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from server.api.drain import Drain
+from server.api.protocol import ConnectionLimits, guarded_protocol
 from server.core.errors import EngineDeadError
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 2.0
 """For the last bytes of answers that were ended at the deadline."""
+
+
+def run_on_fast_loop(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run` on uvloop, where there is one: on Windows it is asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def uvicorn_config(
+    app: ASGIApp, *, host: str, port: int, limits: ConnectionLimits
+) -> uvicorn.Config:
+    """How the HTTP server runs: httptools with bounds, and nothing that we don't use.
+
+    The loop is whichever runs already: see `run_on_fast_loop`.
+    """
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        loop="none",
+        http=guarded_protocol(limits),
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )
 
 
 class DrainingServer(uvicorn.Server):

@@ -35,7 +35,8 @@ async def running_server(
         *("--base", base, "--store", str(store), "--host", "127.0.0.1", "--port", str(port)),
         *extra_args,
     ]
-    async with _running(command, port, "/health/ready", log_file) as url:
+    url = f"http://127.0.0.1:{port}"
+    async with running_process(command, url, log_file):
         yield url
 
 
@@ -68,14 +69,16 @@ async def running_llama_cpp(
         *(("--lora", ",".join(map(str, adapters))) if adapters else ()),
         "--lora-init-without-apply",
     ]
-    async with _running(command, port, "/health", log_file) as url:
+    url = f"http://127.0.0.1:{port}"
+    async with running_process(command, url, log_file, ready_path="/health"):
         yield url
 
 
 @asynccontextmanager
-async def _running(
-    command: Sequence[str], port: int, ready_path: str, log_file: Path
-) -> AsyncIterator[str]:
+async def running_process(
+    command: Sequence[str], url: str, log_file: Path, *, ready_path: str = "/health/ready"
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """Any server, from its answer of 200 at `ready_path` on until the context ends."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     with log_file.open("wb") as log:
@@ -84,9 +87,8 @@ async def _running(
         )
         loop.add_signal_handler(signal.SIGTERM, task.cancel)  # else the server would be orphaned
         try:
-            url = f"http://127.0.0.1:{port}"
             await _wait_until_ready(url, ready_path, process, log_file)
-            yield url
+            yield process
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
             process.terminate()
