@@ -21,6 +21,7 @@ from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
 from server.model.grammar import GrammarCache, grammar_tokenizer
 from server.model.host_adapter import PagedAdapterLoader
+from server.model.host_memory import return_freed_memory
 from server.model.kernels.backends import KernelBackend, choose_backend, reference_backend
 from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache
@@ -133,6 +134,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     else:
         way = _generic_way_on_native_kernels(parts, library)
     gc.collect()  # a model whose weights were packed is garbage with reference cycles
+    return_freed_memory()
     logger.info(
         "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
         dtype, way.backend,
