@@ -28,6 +28,7 @@ from server.api.limit_routes import limit_routes
 from server.api.metrics import HttpMetrics
 from server.api.model_routes import model_routes
 from server.api.openapi import openapi_document
+from server.api.openapi_examples import with_examples
 from server.api.operation_routes import operation_routes
 from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
@@ -117,9 +118,14 @@ def create_app(
     app.include_router(adapter_routes(info, catalog, settings))
     guarded = GuardedAdministration(administration, current)
     app.include_router(administration_routes(guarded, info, settings))
-    app.add_api_route(
-        "/openapi.json", lambda: JSONResponse(document), methods=["GET"], response_model=None
-    )
+
+    async def show_document() -> Response:
+        # Open to everybody: where there are keys, nobody's names are nothing.
+        adapters = [entry.name for entry in catalog.list()]
+        base = [info.base_id] if current.get().may_use_base else []
+        return JSONResponse(with_examples(document, [*base, *adapters], adapters, info.vocab_size))
+
+    app.add_api_route("/openapi.json", show_document, methods=["GET"], response_model=None)
     app.include_router(
         operation_routes(
             engine,

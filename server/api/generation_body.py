@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import TypeAliasType
 
 from adapters.stack import MAX_TERMS
 from server.api import unsupported
@@ -26,10 +27,15 @@ def listed(is_single: Callable[[Any], bool]) -> Callable[[Any], Any]:
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[Stop],
-    BeforeValidator(listed(lambda value: isinstance(value, str))),
+    BeforeValidator(
+        listed(lambda value: isinstance(value, str)),
+        json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)],
+    ),
     Field(max_length=MAX_STOPS),
 ]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = TypeAliasType("TokenId", Annotated[int, Field(ge=0)])
+"""Has a name in the OpenAPI document, where each server says how many it knows."""
+
 Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 

@@ -1,17 +1,22 @@
 """The turns of a conversation, as clients send them and as chat templates take them."""
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from server.api import unsupported
-from server.api.request_body import RequestBody, refuse
+from server.api.request_body import NULL, RequestBody, Rule, refuse
 
 TemplateMessage = dict[str, Any]
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+
+
+_FIELDS_OF_TEXT = frozenset({"type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"})
+_FIELDS_OF_REFUSAL = frozenset({"type", "refusal"})
 
 
 def joined_parts(content: Any) -> Any:
@@ -28,11 +33,41 @@ def joined_parts(content: Any) -> Any:
                 '{"type": "text", "text": "..."}'
             )
             raise PydanticCustomError("content_part", "{text}", {"text": message})
+        known = _FIELDS_OF_REFUSAL if kind == "refusal" else _FIELDS_OF_TEXT
+        if unknown := set(part) - known:
+            message = f"part {index} has a field that isn't known here: {min(unknown)[:80]}"
+            raise PydanticCustomError("content_part", "{text}", {"text": message})
         texts.append(text)
     return "\n".join(texts)
 
 
-Text = Annotated[str, BeforeValidator(joined_parts)]
+class TextPart(TypedDict):
+    """A part of a content, in the words of both APIs.
+
+    What an answer's part has beside its text may come back with it; a cache needs no advice.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: NotRequired[Any]
+    logprobs: NotRequired[Any]
+    prompt_cache_breakpoint: NotRequired[Any]
+
+
+class RefusalPart(TypedDict):
+    """What an assistant said instead of an answer."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+Text = Annotated[
+    str, BeforeValidator(joined_parts, json_schema_input_type=str | list[TextPart | RefusalPart])
+]
 
 
 class CalledFunction(RequestBody):
@@ -55,10 +90,44 @@ class ToolCall(RequestBody):
     function: CalledFunction
 
 
+_NOT_NULL: Final[Rule] = {"type": ["string", "array", "object"]}
+_CALLS_NOTHING: Final[Rule] = {
+    "tool_calls": {"maxItems": 0},
+    "function_call": NULL,
+    "refusal": NULL,
+    "content": _NOT_NULL,
+}
+_BY_ROLE: Final[Rule] = {
+    "anyOf": [
+        {
+            "properties": {
+                **_CALLS_NOTHING,
+                "role": {"enum": ["system", "developer", "user", "function"]},
+                "tool_call_id": NULL,
+            },
+            "required": ["content"],
+        },
+        {"properties": {**_CALLS_NOTHING, "role": {"const": "tool"}}, "required": ["content"]},
+        *(
+            {
+                "properties": {
+                    "role": {"const": "assistant"},
+                    "tool_call_id": NULL,
+                    field: {**_NOT_NULL, "minItems": 1} if field == "tool_calls" else _NOT_NULL,
+                },
+                "required": [field],
+            }
+            for field in ("content", "refusal", "tool_calls", "function_call")
+        ),
+    ]
+}
+
+
 class Message(RequestBody):
     """One turn. `developer` is the newer word for `system`, `function` the older for `tool`."""
 
     not_honoured = unsupported.MESSAGE
+    rules = (_BY_ROLE,)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | None = None
@@ -75,6 +144,8 @@ class Message(RequestBody):
             raise refuse("tool_calls", f"only an assistant calls tools, and role is {self.role!r}")
         if self.tool_call_id is not None and self.role != "tool":
             raise refuse("tool_call_id", f"tool_call_id goes with role 'tool', not {self.role!r}")
+        if self.refusal is not None and self.role != "assistant":
+            raise refuse("refusal", f"refusal goes with role 'assistant', not {self.role!r}")
         if self.content is None and self.refusal is None and not calls:
             raise refuse("content", "Missing field: content is required")
         return self

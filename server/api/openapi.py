@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.api.openapi_answers import ANSWERS, EXTRAS
+from server.api.openapi_answers import ANSWERS
 from server.api.openapi_operations import OPERATIONS, Operation
 from server.api.rights import RIGHTS
 
@@ -23,6 +23,7 @@ _STATUSES: Mapping[str, str] = {
     "403": "The key may not do this",
     "404": "There is no such model or adapter",
     "405": "The route has other methods",
+    "409": "Pinned adapters fill the host cache",
     "408": "The body, or the answer, took too long",
     "413": "The body is too large",
     "429": "The queue, or the key's rate, is full",
@@ -110,11 +111,15 @@ def _complete(schema: dict[str, Any], model: type[BaseModel]) -> None:
     properties = schema.setdefault("properties", {})
     for name, values in getattr(model, "not_honoured", {}).items():
         properties.setdefault(name, {"enum": [*values, None]})
-    properties.update(EXTRAS.get(model.__name__, {}))
     required = schema.get("required", ())
     for name, value in properties.items():
+        for option in (value, *value.get("anyOf", ())):
+            if "patternProperties" in option:
+                option["additionalProperties"] = False  # what the pattern is for
         if name not in required and not _takes_null(value):
             properties[name] = {"anyOf": [value, {"type": "null"}]}
+    if rules := getattr(model, "rules", ()):
+        schema["allOf"] = list(rules)
 
 
 def _takes_null(schema: Mapping[str, Any]) -> bool:

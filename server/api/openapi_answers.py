@@ -1,4 +1,4 @@
-"""JSON schemas of the answers, and of fields whose validators take more than their type says."""
+"""JSON schemas of the answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +48,12 @@ _ADAPTER: dict[str, dict[str, Any]] = {
 }
 
 ANSWERS: Mapping[str, Any] = {
+    # Each event of a stream; `data` is JSON, or `[DONE]`.
+    "Event": {
+        "type": "object",
+        "properties": {"data": _TEXT, "event": _TEXT},
+        "required": ["data"],
+    },
     "Error": _object(
         error=_object(message=_TEXT, type=_TEXT, param=_maybe("string"), code=_maybe("string"))
     ),
@@ -104,21 +110,3 @@ ANSWERS: Mapping[str, Any] = {
     "Version": _object(version=_TEXT),
     "Document": _object(openapi=_TEXT, info=_OBJECT, paths=_OBJECT),
 }
-
-_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 1000}
-_TOKENS: dict[str, Any] = {"type": "array", "items": _INTEGER, "minItems": 1}
-
-EXTRAS: Mapping[str, Mapping[str, Any]] = {
-    "ChatBody": {"stop": {"anyOf": [_STOP, {**_many(_STOP), "maxItems": 4}]}},
-    "CompletionBody": {
-        "stop": {"anyOf": [_STOP, {**_many(_STOP), "maxItems": 4}]},
-        "prompt": {
-            "anyOf": [
-                _TEXT,
-                _TOKENS,
-                {"type": "array", "items": {"anyOf": [_TEXT, _TOKENS]}, "minItems": 1},
-            ]
-        },
-    },
-}
-"""By body and field."""

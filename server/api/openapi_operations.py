@@ -31,7 +31,7 @@ def _text(summary: str, body: type[BaseModel] | None = None) -> Operation:
 
 
 def _generating(summary: str, answer: str, body: type[BaseModel]) -> Operation:
-    return Operation(summary, {_JSON: answer, "text/event-stream": "text"}, body)
+    return Operation(summary, {_JSON: answer, "text/event-stream": "Event"}, body)
 
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from adapters.stack import MAX_TERMS
 from server.api import unsupported
+from server.api.body import explain
 from server.api.generation_body import MAX_LOGPROBS, StackedAdapter
 from server.api.request_body import RequestBody, refuse
 from server.api.response_items import Items, as_messages
@@ -112,7 +113,10 @@ class ResponseBody(RequestBody):
         return self
 
     def as_chat(self) -> ChatBody:
-        """The same request to `/v1/chat/completions`."""
+        """The same request to `/v1/chat/completions`.
+
+        Raises `RequestError` for what only the chat's schema refuses.
+        """
         body: dict[str, Any] = {
             "model": self.model,
             "messages": as_messages(self.input, self.instructions),
@@ -136,7 +140,10 @@ class ResponseBody(RequestBody):
         }
         if self.adapters is not None:
             body["adapters"] = [adapter.model_dump() for adapter in self.adapters]
-        return ChatBody.model_validate(body)
+        try:
+            return ChatBody.model_validate(body)
+        except ValidationError as error:
+            raise explain(error, ChatBody) from error
 
     def _response_format(self) -> dict[str, Any] | None:
         given = self.text.format

@@ -89,7 +89,7 @@ def _items(value: Any) -> Any:
 
 Items = Annotated[
     list[Annotated[Item, BeforeValidator(_item_by_type)]],
-    BeforeValidator(_items),
+    BeforeValidator(_items, json_schema_input_type=str | list[Item]),
     Field(min_length=1),
 ]
 

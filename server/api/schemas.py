@@ -5,9 +5,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from server.api import unsupported
-from server.api.generation_body import MAX_LOGPROBS, GenerationBody, listed
+from server.api.generation_body import MAX_LOGPROBS, GenerationBody, TokenId, listed
 from server.api.messages import Message
-from server.api.request_body import RequestBody, refuse
+from server.api.request_body import RequestBody, Rule, refuse
 from server.api.tools import (
     MAX_TOOLS,
     FunctionDefinition,
@@ -119,12 +119,20 @@ class ChatBody(GenerationBody, ConversationBody):
         return tool_use(self.functions, choice, is_parallel=False, param="function_call")
 
 
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+PromptInput = str | Tokens | Annotated[list[str | Tokens], Field(min_length=1)]
+
+
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`: one prompt or several, as text or as token ids."""
 
     not_honoured = unsupported.COMPLETION
 
-    prompt: Annotated[list[Any], BeforeValidator(listed(_is_one_prompt)), Field(min_length=1)]
+    prompt: Annotated[
+        list[Any],
+        BeforeValidator(listed(_is_one_prompt), json_schema_input_type=PromptInput),
+        Field(min_length=1),
+    ]
     max_tokens: int | None = Field(None, ge=0)
     best_of: int | None = Field(None, ge=1)
     echo: bool = False
@@ -173,10 +181,16 @@ class CompletionBody(GenerationBody):
         return self.prompt
 
 
+def named(field: str) -> Rule:
+    """A field that must have a text in it."""
+    return {"properties": {field: {"type": "string", "minLength": 1}}}
+
+
 class LoadAdapterBody(RequestBody):
     """`POST /v1/load_lora_adapter`, vLLM's. Empty means missing: the route has vLLM's answer."""
 
     not_honoured = unsupported.LOAD_ADAPTER
+    rules = ({"required": ["lora_name", "lora_path"]}, named("lora_name"), named("lora_path"))
 
     lora_name: str = ""
     lora_path: str = ""
@@ -187,5 +201,6 @@ class UnloadAdapterBody(RequestBody):
     """`POST /v1/unload_lora_adapter`, vLLM's."""
 
     not_honoured = unsupported.UNLOAD_ADAPTER
+    rules = ({"required": ["lora_name"]}, named("lora_name"))
 
     lora_name: str = ""

@@ -13,7 +13,7 @@ from server.api.conversation import Conversations
 from server.api.generation_body import TokenId
 from server.api.messages import Message
 from server.api.prompts import PromptTokens, TokenIds
-from server.api.request_body import RequestBody, refuse
+from server.api.request_body import NULL, RequestBody, refuse
 from server.api.resolution import resolve_model
 from server.api.schemas import ConversationBody
 from server.api.settings import ApiSettings
@@ -27,6 +27,20 @@ class TokenizeBody(ConversationBody):
     """`POST /tokenize`: a prompt, or messages for the chat template."""
 
     not_honoured = unsupported.TOKENIZE
+    rules = (
+        {
+            "anyOf": [
+                {
+                    "properties": {"prompt": {"type": "string"}, "messages": {"enum": [None, []]}},
+                    "required": ["prompt"],
+                },
+                {
+                    "properties": {"prompt": NULL, "messages": {"type": "array", "minItems": 1}},
+                    "required": ["messages"],
+                },
+            ]
+        },
+    )
 
     model: str | None = Field(None, min_length=1, max_length=4096)
     prompt: str | None = None

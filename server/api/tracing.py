@@ -4,6 +4,7 @@ One span a request, part of the caller's trace when it sends a W3C `traceparent`
 generation, the wait in the queue, the prompt, and the tokens behind the first one.
 """
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -34,13 +35,17 @@ def tracer_provider(endpoint: str, version: str) -> "TracerProvider":
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from server.api.quiet_exporter import QuietExporter
     except ImportError as error:
         raise ConfigurationError(
             [f"trace_endpoint needs OpenTelemetry: pip install 'switchyard[trace]' ({error})"]
         ) from error
     resource = Resource.create({"service.name": "switchyard", "service.version": version})
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    library_logger = logging.getLogger(OTLPSpanExporter.__module__)
+    exporter = QuietExporter(OTLPSpanExporter(endpoint), endpoint, library_logger)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from server.core.errors import (
@@ -79,6 +79,7 @@ class Engine:
         settings: SchedulerSettings,
         metrics: EngineMetrics,
         device: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tokenizer = tokenizer
         self._host_cache = host_cache
@@ -93,6 +94,7 @@ class Engine:
             on_death=self._die_soon,
             metrics=metrics,
             device=device,
+            clock=clock,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._choices: dict[int, _Choice] = {}

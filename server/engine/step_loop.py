@@ -59,6 +59,7 @@ class StepLoop:
 
     `deliver` is called on the step thread with the updates of one step. When the loop dies, every
     sequence it still has is reported as failed, `is_alive` turns false, and `on_death` is called.
+    `clock` gives seconds.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class StepLoop:
         on_death: Callable[[], None],
         metrics: EngineMetrics,
         device: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._deliver = deliver
         self._on_death = on_death
+        self._clock = clock
         self._metrics = metrics
         self._device = device
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -105,7 +108,7 @@ class StepLoop:
     def step_age_seconds(self) -> float:
         """How long the present step has been running; 0 between steps."""
         started = self._step_started_at
-        return 0.0 if started is None else time.perf_counter() - started
+        return 0.0 if started is None else self._clock() - started
 
     def send(self, command: Command) -> None:
         """Hand over a command; it takes effect before the next step."""
@@ -143,7 +146,7 @@ class StepLoop:
             match command:
                 case Submit(sequence, adapters):
                     self._adapters_of[sequence.sequence_id] = adapters
-                    self._submitted[sequence.sequence_id] = (sequence, time.perf_counter())
+                    self._submitted[sequence.sequence_id] = (sequence, self._clock())
                     self._scheduler.add(sequence)
                 case Finish(sequence_id, reason):
                     if self._scheduler.finish(sequence_id, reason):
@@ -161,14 +164,14 @@ class StepLoop:
         if plan is None:
             # Nothing fits although something waits: only possible while others hold what it needs.
             raise RuntimeError("the scheduler has work but can't run any of it")
-        start = self._step_started_at = time.perf_counter()
+        start = self._step_started_at = self._clock()
         self._observe_queue(plan.batch, start)
         updates = self._place(plan)
         batch = plan.batch.without(update.sequence_id for update in updates)
         if batch.rows:
             updates += self._execute(plan, batch)
         self._step_started_at = None
-        self._observe(batch, time.perf_counter() - start)
+        self._observe(batch, self._clock() - start)
         self._publish(updates)
 
     def _execute(self, plan: StepPlan, batch: ScheduledBatch) -> list[SequenceUpdate]:

@@ -1,18 +1,34 @@
 """The OpenAPI document says what the server does, and schemathesis finds no difference."""
 
-import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis.checks import CHECKS
+from collections import Counter
+from dataclasses import replace
 
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from loadtests.harness.served_names import name_what_is_there
 from server.api.openapi_operations import OPERATIONS
 from server.api.rights import RIGHTS
-from tests.fakes.api_app import FakeServing
+from tests.fakes.api_app import BASE_ID, INFO, FakeServing
+from tests.fakes.api_tokenizer import VOCAB_SIZE
 
-# A valid body may still name a model that isn't there, or mean what the documented types can't
-# say (a prompt that fits the window), so not every valid one is accepted. TRACE has no body.
+# What types can't say is left to the server: fields that contradict each other, a template that
+# wants the user's turn first. `test_valid_bodies_are_answered` says how often that is. TRACE has
+# no body.
 _LEFT_OUT = ("positive_data_acceptance",)
+_QUICK = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
-SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", FakeServing().app())
+
+def document_of(serving: FakeServing) -> OpenApiSchema:
+    serving.info = replace(INFO, max_model_len=4096)
+    return schemathesis.openapi.from_asgi("/openapi.json", serving.app())
+
+
+SCHEMA = document_of(FakeServing())
 
 
 def test_the_document_has_every_route() -> None:
@@ -26,13 +42,32 @@ def test_the_document_has_every_route() -> None:
     assert set(OPERATIONS) <= set(RIGHTS)
 
 
+def test_the_document_knows_what_is_served() -> None:
+    schemas = SCHEMA.raw_schema["components"]["schemas"]
+    assert schemas["ChatBody"]["properties"]["model"]["examples"] == [BASE_ID, "polite", "sql"]
+    assert schemas["TokenId"]["maximum"] == VOCAB_SIZE - 1
+
+
 @SCHEMA.parametrize()
-@settings(
-    max_examples=6,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=6, **_QUICK)
 def test_nothing_is_answered_otherwise(case: schemathesis.Case) -> None:
     left_out = [check for check in CHECKS.get_all() if check.__name__ in _LEFT_OUT]
     case.call_and_validate(excluded_checks=left_out)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/detokenize"]
+)
+def test_valid_bodies_are_answered(path: str) -> None:
+    assert name_what_is_there, "the hook is at work"
+    schema = document_of(FakeServing())  # nobody has unloaded anything there
+    statuses: Counter[int] = Counter()
+
+    @settings(max_examples=20, derandomize=True, phases=[Phase.generate], **_QUICK)
+    @given(case=schema[path]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE))
+    def ask(case: schemathesis.Case) -> None:
+        statuses[case.call().status_code] += 1
+
+    ask()
+    assert set(statuses) <= {200, 400}
+    assert statuses[200] >= 5, statuses

@@ -67,7 +67,8 @@ async def test_a_chat_stream_byte_by_byte(connect: Connect) -> None:
         '"choices":[{"index":0,"delta":{"content":"\\""},"finish_reason":null}],"usage":null}',
         '"choices":[{"index":0,"delta":{"content":"\\n"},"finish_reason":null}],"usage":null}',
         '"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}',
-        '"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":4,"total_tokens":27}}',
+        '"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":4,"total_tokens":27,'
+        '"prompt_tokens_details":{"cached_tokens":0}}}',
         "[DONE]",
     ]
 

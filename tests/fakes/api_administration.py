@@ -1,4 +1,4 @@
-"""An administration that remembers what was asked of it: `sql` at versions 3 and 4."""
+"""An administration that remembers what was asked of it: `sql`, also by the name `polite`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -79,5 +79,5 @@ class FakeAdministration:
         return AdapterReport("sql", max(self.weights, key=lambda v: self.weights[v]), versions)
 
     def _check(self, reference: str) -> None:
-        if reference.partition("@")[0] != "sql":
+        if reference.partition("@")[0] not in ("sql", "polite"):
             raise AdapterUnavailableError(f"no adapter is called {reference}")

@@ -1,4 +1,7 @@
-"""A tokenizer whose tokens are UTF-8 bytes; token 256 ends a turn."""
+"""A tokenizer whose tokens are UTF-8 bytes; token 256 ends a turn.
+
+Arguments for the chat template come out as lines before the conversation.
+"""
 
 import codecs
 from collections.abc import Sequence
@@ -40,7 +43,8 @@ class FakeTokenizer:
         messages = prompt.messages
         if messages[0]["role"] == "assistant":
             raise RequestError("the chat template wants a user's turn first", "messages")
-        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        lines = [f"{name}={value}\n" for name, value in prompt.template_arguments.items()]
+        lines += [f"{message['role']}: {message['content']}\n" for message in messages]
         if prompt.continues_final_message:
             return self.encode("".join(lines).rstrip("\n"))
         if prompt.adds_generation_prompt:

@@ -2,7 +2,8 @@
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -47,7 +48,8 @@ def free_port() -> int:
 
 
 class LiveEngine:
-    """All parts, at hand for the test. `step_seconds` is how long a step takes."""
+    """All parts, at hand for the test. `step_seconds` is how long a step takes; `clock` the
+    engine's, in seconds."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class LiveEngine:
         step_seconds: float = 0.0,
         settings: ApiSettings | None = None,
         keys: KeyRing | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.registry = CollectorRegistry()
         self.metrics = EngineMetrics(self.registry)
@@ -73,6 +76,7 @@ class LiveEngine:
             settings=SETTINGS,
             metrics=self.metrics,
             device="cpu",
+            clock=clock,
         )
         self.drain = Drain()
         self.app = create_app(

@@ -27,7 +27,7 @@ def complete(**fields: Any) -> CompletionBody:
 
 
 def refusal(schema: type[BaseModel], **fields: Any) -> RequestError:
-    body = {"model": "sql", **fields}
+    body: dict[str, Any] = {"model": "sql", **fields}
     if schema is ChatBody:
         body = {"messages": [USER], **body}
     with pytest.raises(ValidationError) as caught:
@@ -188,3 +188,32 @@ def test_a_field_of_another_endpoint_is_unknown() -> None:
     with pytest.raises(ValidationError) as caught:
         UnloadAdapterBody.model_validate_json('{"lora_name": "a", "lora_path": "b"}')
     assert explain(caught.value, UnloadAdapterBody).param == "lora_path"
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    body = complete(prompt=[5.0, 7], n=2.0, seed=3.0, temperature=1, stop_token_ids=[4.0])
+    assert (body.prompts, body.n, body.seed, body.stop_token_ids) == ([[5, 7]], 2, 3, [4])
+    assert refusal(CompletionBody, prompt="x", n=2.5).param == "n"
+    assert refusal(CompletionBody, prompt="x", seed=1e300).param == "seed"
+
+
+def test_a_zero_is_not_false() -> None:
+    assert refusal(ChatBody, store=0).param == "store"
+    assert refusal(ChatBody, best_of=True).param == "best_of"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "x", "cache": 1}]}, "content"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "x", "text": ""}]}, "content"),
+        ({"role": "user", "content": "x", "refusal": "no"}, "refusal"),
+    ],
+)
+def test_what_a_message_can_not_hold(message: dict[str, Any], param: str) -> None:
+    assert refusal(ChatBody, messages=[message]).param == f"messages[0].{param}"
+
+
+def test_parts_of_an_earlier_answer_may_come_back() -> None:
+    part = {"type": "output_text", "text": "x", "annotations": [], "logprobs": []}
+    assert chat(messages=[{"role": "assistant", "content": [part]}]).messages[0].content == "x"

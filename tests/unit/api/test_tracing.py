@@ -1,14 +1,22 @@
 """Spans: their names, their family, and a collector that really gets them."""
 
+import logging
+import socket
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from server.api.quiet_exporter import QuietExporter
 from server.api.tracing import tracer_provider
 from tests.fakes.api_app import FakeServing
 from tests.fakes.api_engine import FakeEngine
@@ -83,6 +91,62 @@ def test_a_collector_gets_the_spans() -> None:
         thread.join(10)
     assert b"a-span-of-ours" in b"".join(bodies)
     assert b"switchyard" in b"".join(bodies)
+
+
+class FlakyExporter(SpanExporter):
+    """Fails while `is_away`, and says so as the library does."""
+
+    def __init__(self, library_logger: logging.Logger) -> None:
+        self.is_away = False
+        self._logger = library_logger
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if not self.is_away:
+            return SpanExportResult.SUCCESS
+        self._logger.error("Failed to export span batch: connection refused")
+        return SpanExportResult.FAILURE
+
+
+def test_an_absent_collector_is_told_once_and_its_return_with_a_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    library = logging.getLogger("tests.the_library")
+    inner = FlakyExporter(library)
+    exporter = QuietExporter(inner, "http://collector", library)
+    span = TracerProvider().get_tracer("t").start_span("s")
+    assert isinstance(span, ReadableSpan)
+
+    def told(*is_away: bool) -> list[str]:
+        caplog.clear()
+        for inner.is_away in is_away:
+            exporter.export([span, span])
+        return [record.getMessage() for record in caplog.records]
+
+    assert told(False) == []
+    [first] = told(*[True] * 20)
+    assert "no traces can be sent to http://collector" in first
+    assert "connection refused" in first
+    assert told(False, False) == ["the trace collector at http://collector answers again; "
+                                  "40 spans were lost"]  # fmt: skip
+    assert len(told(True)) == 1
+    caplog.clear()
+    exporter.shutdown()
+    assert "2 spans were lost" in caplog.text
+    library.error("somebody else's")
+    assert "somebody else's" in caplog.text
+
+
+def test_nobody_listens_and_the_log_stays_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    provider = tracer_provider(f"http://127.0.0.1:{port}/v1/traces", "1")
+    for _ in range(3):
+        provider.get_tracer("t").start_span("lost").end()
+    provider.shutdown()
+    assert [r.name for r in caplog.records if r.levelno >= logging.WARNING] == [
+        "server.api.quiet_exporter"
+    ] * len(caplog.records)
+    assert 1 <= len(caplog.records) <= 2
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,18 @@
-"""The files in deploy/ fit the server: its flags, its routes, its times."""
+"""The files in deploy/ fit the server: its flags, its routes, its times, its label values."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from server.api.errors import TABLE
+from server.api.openapi import openapi_document
 from server.api.rights import RIGHTS
 from server.cli import option_name
 from server.configuration import ServerConfig
+from server.core.request import FinishReason
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 
@@ -54,3 +59,45 @@ def test_every_alert_has_its_paragraph() -> None:
     for rule in rules:
         assert f"### {rule['alert']}\n" in page
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+
+
+MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
+LABEL_VALUES = {
+    "status": {"200", *(str(row.status) for row in TABLE.values())},
+    "finish_reason": {reason.value for reason in FinishReason},
+    "result": {"ok", "error"},
+}
+ELSEWHERE = {"job", "alertstate", "alertname"}  # Prometheus' own
+GATEWAYS = {"502", "504"}  # of a proxy in front
+
+DOCUMENTED = openapi_document("1")["paths"]["/v1/chat/completions"]["post"]["responses"]
+
+
+def queries() -> list[str]:
+    rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    targets = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", ())]
+    return [rule["expr"] for rule in rules] + targets
+
+
+def test_no_query_waits_for_a_label_value_that_never_comes() -> None:
+    seen = set()
+    for query in queries():
+        for label, _, pattern in MATCHER.findall(query):
+            if label in ELSEWHERE:
+                continue
+            seen.add(label)
+            for value in pattern.split("|"):
+                assert value in LABEL_VALUES[label] | GATEWAYS, f"{label}={value} in {query}"
+    assert seen == set(LABEL_VALUES)
+
+
+def test_every_end_is_watched() -> None:
+    """No query lists the finish reasons one by one, so that a new one would be left out."""
+    [by_reason] = [q for q in queries() if "by (finish_reason)" in q]
+    assert not MATCHER.search(by_reason)
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    for reason in FinishReason:
+        assert f"`{reason.value}`" in page
+    for row in TABLE.values():
+        assert row.status == 499 or str(row.status) in DOCUMENTED
