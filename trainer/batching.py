@@ -67,8 +67,11 @@ def _epoch(
         window.append(index)
         window_tokens += lengths[index]
         if window_tokens >= BATCHES_PER_WINDOW * batch_tokens:
-            batches += _window(window, lengths, batch_tokens, fill)
-            window, window_tokens = [], 0
+            found = _window(window, lengths, batch_tokens, fill)
+            # The last sequence of a packed window is seldom full: its rows wait for company.
+            window = list(found.pop()) if fill is _fill else []
+            window_tokens = sum(lengths[i] for i in window)
+            batches += found
     batches += _window(window, lengths, batch_tokens, fill)
     generator.shuffle(batches)
     return batches

@@ -23,6 +23,7 @@ from trainer.measuring import Measuring, measuring_for
 from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
+from trainer.packed_attention import attend_row_by_row
 from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
 from trainer.trackers import require_tracker
@@ -73,6 +74,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
     if config.data.packing:
+        attend_row_by_row(base.model)
         check_packing(base.model, config)
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     prepare = prepare_data if config.objective == "sft" else prepare_preferences

@@ -14,6 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.methods.adalora import AdaloraTuning
+from trainer.methods.lean_lora import make_lora_lean
 from trainer.methods.peft_config import peft_config_for
 from trainer.methods.started import StartedTuning
 from trainer.methods.starting_point import (
@@ -77,6 +78,7 @@ def attach_adapter(
     elif changes_the_base(init):
         begin_at_base(peft_model, init)
         return StartedTuning(peft_model, config)
+    make_lora_lean(peft_model)
     return Tuning(peft_model, config)
 
 

@@ -1,8 +1,8 @@
 """Peak memory of a run, counted tensor by tensor from the shapes.
 
 What is counted is what our loop keeps: a frozen linear keeps no input, an adapted one its input in
-float32 (PEFT casts it), logits exist only where a label is. The head, the embeddings and the norms
-stay in the compute dtype beside 4-bit linears.
+float32 (PEFT casts it; on a CPU `lean_lora` doesn't), logits exist only where a label is. The head,
+the embeddings and the norms stay in the compute dtype beside 4-bit linears.
 """
 
 from dataclasses import dataclass, fields
@@ -15,6 +15,9 @@ from trainer.prediction.model_shape import ModelShape
 
 _BLOCKS_OF_ABSMAX = 256
 """absmax values that share one float32 scale under double quantisation (arXiv:2305.14314)."""
+
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
+"""Attention's last linear, which reads its output and not what the others read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,12 @@ def predict_memory(
     element_bytes: int,
     optimizer: str = "adamw_torch",
     process: int = 0,
+    is_lean: bool = False,
 ) -> MemoryPrediction:
     """The peak of training `config` on a base of this shape, held as `spec`.
 
-    `element_bytes` are those of the compute dtype, `optimizer` transformers' name.
+    `element_bytes` are those of the compute dtype, `optimizer` transformers' name; `is_lean` says
+    that LoRA's linears are `lean_lora`'s.
     """
     is_full = config.method == "full"
     if is_full:
@@ -86,7 +91,7 @@ def predict_memory(
     else:
         trained = count_parameters(config, match_modules(config, shape.linears), shape.geometry)
         weights = weight_bytes(shape, spec, element_bytes)
-    training = _activations(config, shape, sizes.train_tokens, element_bytes)
+    training = _activations(config, shape, sizes.train_tokens, element_bytes, is_lean)
     training_logits = sizes.train_loss_tokens * shape.rows * (element_bytes + 16)
     evaluating = _forward_only(shape, sizes.eval_tokens, element_bytes)
     evaluating_logits = sizes.eval_loss_tokens * shape.rows * (element_bytes + 8)
@@ -104,14 +109,20 @@ def predict_memory(
     )
 
 
-def _activations(config: TrainerConfig, shape: ModelShape, tokens: int, element_bytes: int) -> int:
+def _activations(
+    config: TrainerConfig, shape: ModelShape, tokens: int, element_bytes: int, is_lean: bool
+) -> int:
     """What the backward needs of one forward, plus one dequantised weight."""
     layers = shape.geometry.num_layers
     if config.method in PROMPT_FAMILY:
         # Each row has its own virtual tokens; a row of the plan has about a hundred of its own.
         tokens += tokens * config.prompt.num_virtual_tokens // 100
     kept = layers * _layer_bytes(shape, tokens, element_bytes)
-    kept += _adapter_inputs(config, shape, tokens)
+    kept += (
+        _lean_inputs(config, shape, tokens, element_bytes)
+        if is_lean
+        else _adapter_inputs(config, shape, tokens)
+    )
     if config.method not in PROMPT_FAMILY:
         # Nothing before the first adapter needs a gradient: a layer's worth of norms and base.
         kept -= kept // (2 * layers)
@@ -151,6 +162,25 @@ def _adapter_inputs(config: TrainerConfig, shape: ModelShape, tokens: int) -> in
         # The magnitudes multiply the base's and the adapter's output, both of which are kept.
         per_token += sum(8 * outputs for _, outputs in matched.values())
     return tokens * per_token
+
+
+def _lean_inputs(config: TrainerConfig, shape: ModelShape, tokens: int, element_bytes: int) -> int:
+    """What `lean_lora` keeps: an input as it is, once for all linears that read it, and A's output;
+    with dropout an input and a mask for each linear.
+    """
+    matched = match_modules(config, shape.linears)
+    per_token = sum(rank_of(config, name) for name in matched)
+    if config.lora.dropout:
+        per_token += sum(2 * inputs for inputs, _ in matched.values())
+    else:
+        # Of a module's linears the last one, its output projection, reads what no other reads.
+        readers: dict[tuple[str, int], list[str]] = {}
+        for name, (inputs, _) in matched.items():
+            readers.setdefault((name.rpartition(".")[0], inputs), []).append(name)
+        for (_, inputs), names in readers.items():
+            has_output = len(names) > 1 and names[-1].endswith(_OUTPUT_PROJECTIONS)
+            per_token += inputs * (2 if has_output else 1)
+    return tokens * per_token * element_bytes
 
 
 def _forward_only(shape: ModelShape, tokens: int, element_bytes: int) -> int:

@@ -8,6 +8,7 @@ from transformers import AutoConfig
 
 from trainer.batching import group_by_length
 from trainer.labels import LabelledRow
+from trainer.methods.lean_lora import is_lean_config
 from trainer.prediction.memory import BatchSizes, MemoryPrediction, predict_memory, weight_bytes
 from trainer.prediction.model_shape import shape_of
 from trainer.preflight import Preflight
@@ -35,6 +36,7 @@ def predict_run_memory(ready: Preflight) -> MemoryPrediction:
         element_bytes=2 if config.method == "full" else element_bytes,
         optimizer=choose_optimizer(config.training.optimizer, device),
         process=max(0, resident - held) if device == "cpu" else 0,
+        is_lean=device == "cpu" and is_lean_config(config),
     )
 
 
@@ -45,7 +47,10 @@ def batch_sizes(ready: Preflight) -> BatchSizes:
         [len(row) for row in held_out], ready.config.evaluation.batch_tokens
     )
     return BatchSizes(
-        train_tokens=max(_padded(train, batch) for batch in ready.plan.batches),
+        train_tokens=max(
+            sum(len(train[i]) for i in batch) if ready.plan.packing else _padded(train, batch)
+            for batch in ready.plan.batches
+        ),
         train_loss_tokens=max(_carrying_loss(train, batch) for batch in ready.plan.batches),
         eval_tokens=max(_padded(held_out, batch) for batch in eval_batches),
         eval_loss_tokens=max(_carrying_loss(held_out, batch) for batch in eval_batches),

@@ -1,11 +1,13 @@
 """Packed rows don't see each other: the same losses and gradients as row by row."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -24,6 +26,7 @@ from trainer.config import TrainerConfig
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.loss import loss_sum
+from trainer.packed_attention import attend_row_by_row, packed_row_lengths
 from trainer.packing import check_packing
 
 SHAPE = {
@@ -69,8 +72,13 @@ def rows(*lengths: int) -> list[LabelledRow]:
         *((name, "eager") for name in ("llama", "mistral with a window", "gemma2 with windows")),
     ],
 )
-def test_packed_loss_and_gradient_equal_unpacked(name: str, attention: str) -> None:
+@pytest.mark.parametrize("is_by_row", [False, True])
+def test_packed_loss_and_gradient_equal_unpacked(
+    name: str, attention: str, is_by_row: bool
+) -> None:
     tiny = model(ARCHITECTURES[name], attention)
+    if is_by_row:
+        assert attend_row_by_row(tiny) == (attention == "sdpa")
     check_packing(tiny, TrainerConfig.model_validate({**DOCUMENT, "method": "lora"}))
     data = rows(17, 5, 30, 9)
     results = []
@@ -86,6 +94,40 @@ def test_packed_loss_and_gradient_equal_unpacked(name: str, attention: str) -> N
     assert torch.allclose(
         packed_gradient, padded_gradient, atol=1e-4 * float(padded_gradient.abs().max())
     )
+
+
+def test_rows_of_a_packed_sequence_are_found_by_their_positions() -> None:
+    batch = pack_rows(rows(3, 1, 4))
+    assert packed_row_lengths(batch["position_ids"], 8) == [3, 1, 4]
+    assert packed_row_lengths(torch.arange(8)[None], 8) == [8]
+    assert packed_row_lengths(None, 8) == []
+    assert packed_row_lengths(torch.arange(8)[None] + 5, 8) == []  # a cache before them
+    assert packed_row_lengths(torch.arange(8).repeat(2, 1), 8) == []
+    assert packed_row_lengths(batch["position_ids"], 9) == []
+
+
+class SeenAttention(TorchFunctionMode):
+    """Notes how many queries each attention was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.lengths.append(args[0].shape[2])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "phi3", "mistral with a window"])
+def test_each_row_attends_alone_unless_it_is_longer_than_a_window(name: str) -> None:
+    tiny = model(ARCHITECTURES[name])
+    attend_row_by_row(tiny)
+    for lengths in ((5, 3, 6), (17, 5)):
+        with SeenAttention() as seen:
+            loss_sum(tiny, pack_rows(rows(*lengths)))
+        is_too_long = "window" in name and max(lengths) > 6
+        assert seen.lengths == ([sum(lengths)] if is_too_long else [*lengths]) * 2
 
 
 def test_model_that_carries_state_from_row_to_row_is_refused() -> None:
@@ -135,5 +177,11 @@ def test_packed_plan_has_each_row_once_within_the_budget(lengths: list[int], see
         batches = plan.batches[start:stop]
         assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
         assert all(sum(lengths[i] for i in batch) <= 64 for batch in batches)
-        # First fit leaves at most one sequence of each window less than half full.
-        assert len(batches) <= 2 * sum(lengths) / 64 + 1 + sum(lengths) // (8 * 64)
+        # First fit leaves at most one sequence less than half full: the last of the epoch.
+        assert len(batches) <= 2 * sum(lengths) / 64 + 1
+
+
+def test_sequences_of_short_rows_are_nearly_full() -> None:
+    lengths = [20 + (index * 37) % 200 for index in range(400)]
+    plan = plan_batches(lengths, epochs=1, batch_tokens=1024, seed=0, packing=True)
+    assert len(plan.batches) == math.ceil(sum(lengths) / 1024)
