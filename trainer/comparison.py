@@ -6,6 +6,8 @@ from typing import Any
 from adapters.base.loading import LoadedBase
 from trainer.candidates import Candidate
 from trainer.measuring import BASE_LABEL, Measured, Meter
+from trainer.methods.biases import biases_put_back
+from trainer.methods.peft_loading import load_adapter
 from trainer.methods.tuning import bare_base
 
 
@@ -19,14 +21,13 @@ def measure_all(
 
     Raises `EvaluationError` when a server or a judge can't be asked.
     """
-    from peft import PeftModel
-
     tell(f"measuring {BASE_LABEL}")
     results = [meter.measure(base.model, BASE_LABEL, base.resolved.model_id)]
     model: Any = base.model
     for candidate in candidates:
         tell(f"measuring {candidate.label}")
-        peft_model = PeftModel.from_pretrained(model, str(candidate.folder)).eval()
-        results.append(meter.measure(peft_model, candidate.label, candidate.served_name))
-        model = bare_base(peft_model)
+        with biases_put_back(model):
+            peft_model = load_adapter(model, candidate.folder)
+            results.append(meter.measure(peft_model, candidate.label, candidate.served_name))
+            model = bare_base(peft_model)
     return results

@@ -30,8 +30,6 @@ def check_packing(model: Any, config: TrainerConfig) -> None:
         raise MethodError(
             f"data.packing: {config.method} puts its virtual tokens before one row; set it to false"
         )
-    if config.objective != "sft":
-        raise MethodError(f"data.packing: {config.objective} compares whole rows; set it to false")
     leak, shift = packing_error(model)
     tolerance = _ALONE_TOLERANCE.get(model.dtype, _ALONE_TOLERANCE_16_BIT)
     if leak > _LEAK_TOLERANCE:

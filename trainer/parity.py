@@ -16,6 +16,7 @@ from adapters.base.training_guard import prepare_for_training
 from adapters.digest import adapter_digest
 from adapters.store import StoredAdapter
 from trainer.errors import ServingError
+from trainer.methods.peft_loading import load_adapter
 
 PROMPTS = (
     "What is the capital of France?",
@@ -124,8 +125,6 @@ class _Server:
 
 
 def _own_model(stored: StoredAdapter) -> tuple[Any, LoadedBase]:
-    from peft import PeftModel
-
     lineage, record = stored.manifest.base, stored.manifest.quantization
     if lineage is None or record is None:
         raise ServingError(
@@ -139,7 +138,7 @@ def _own_model(stored: StoredAdapter) -> tuple[Any, LoadedBase]:
             f"trained on {lineage.digest}"
         )
     prepare_for_training(base.model)  # keeps the plain, unpacked kernels
-    return PeftModel.from_pretrained(base.model, str(stored.path)).eval(), base
+    return load_adapter(base.model, stored.path), base
 
 
 def _prompts(stored: StoredAdapter, base: LoadedBase) -> list[list[int]]:

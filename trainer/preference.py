@@ -22,6 +22,7 @@ from trainer.loss import answer_log_probs
 from trainer.processes import Processes
 
 PreferenceName = Literal["dpo", "orpo", "kto"]
+DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
 WEIGHT, GOOD, REFERENCE = "pair_weight", "is_good", "reference"
 _NOT_FOR_THE_MODEL = (WEIGHT, GOOD, REFERENCE)
 
@@ -32,7 +33,7 @@ class PreferenceSettings:
 
     name: PreferenceName
     beta: float
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    loss: DpoLoss = "sigmoid"
     label_smoothing: float = 0.0
     sft_weight: float = 0.0
     desirable_weight: float = 1.0
@@ -131,7 +132,8 @@ class PreferenceObjective:
 
 
 def _dpo(settings: PreferenceSettings, compared: Compared) -> torch.Tensor:
-    """arXiv:2305.18290; ipo is arXiv:2310.12036 with TRL's mean over tokens; hinge is SLiC's."""
+    """arXiv:2305.18290; ipo is arXiv:2310.12036 with TRL's mean over tokens; hinge is SLiC's;
+    robust is arXiv:2403.00409, equation 12: unbiased when that share of preferences is flipped."""
     margin = compared.first_reward - compared.second_reward
     if settings.loss == "hinge":
         return functional.relu(1 - margin)
@@ -141,10 +143,11 @@ def _dpo(settings: PreferenceSettings, compared: Compared) -> torch.Tensor:
             - compared.second_reward / compared.second_tokens
         ) / settings.beta
         return (mean - 1 / (2 * settings.beta)) ** 2
-    smoothing = settings.label_smoothing
-    return -(
-        functional.logsigmoid(margin) * (1 - smoothing) + functional.logsigmoid(-margin) * smoothing
-    )
+    if settings.loss == "robust":
+        flipped = settings.label_smoothing
+        right, wrong = functional.logsigmoid(margin), functional.logsigmoid(-margin)
+        return (flipped * wrong - (1 - flipped) * right) / (1 - 2 * flipped)
+    return -functional.logsigmoid(margin)
 
 
 def _odds_ratio(compared: Compared) -> torch.Tensor:

@@ -20,6 +20,7 @@ from trainer.data.report import data_report
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
 from trainer.measuring import Measuring, measuring_for
+from trainer.methods.biases import trained_biases
 from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
@@ -73,6 +74,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     )
     prepare_for_training(base.model)
     matched = match_modules(config, linear_modules(base.model))
+    biases = trained_biases(base.model, config, matched)
     if config.data.packing:
         attend_row_by_row(base.model)
         check_packing(base.model, config)
@@ -97,7 +99,8 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
         plan=plan,
         measuring=measuring,
         pad_id=pad_token_id(base.tokenizer),
-        num_parameters=_count_parameters(config, matched, base.model),
+        num_parameters=_count_parameters(config, matched, base.model)
+        + sum(bias.numel() for bias in biases.values()),
         num_modules=len(matched),
     )
     console.print(_run_table(ready))

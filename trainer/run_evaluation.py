@@ -1,6 +1,7 @@
 """What `evaluation.metrics` asks for, of base and adapter, around the training of one run."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.checkpoints import replace_file
@@ -10,6 +11,15 @@ from trainer.held_out import HeldOut, held_out_rows
 from trainer.measuring import BASE_LABEL, Measured, Meter, parse_measured
 from trainer.preflight import Preflight
 from trainer.run_folder import RunFolder
+from trainer.samples import Sample, choose_examples, paired_samples, sample_answers
+
+
+@dataclass(frozen=True, slots=True)
+class BaseEvaluation:
+    """What was measured of the base, and what it answered to the sample prompts."""
+
+    measured: Measured
+    samples: tuple[str, ...]
 
 
 class RunEvaluation:
@@ -21,34 +31,54 @@ class RunEvaluation:
         self._ready = ready
         self._folder = folder
         self.held_out = _held_out(ready)
+        self._sampled = choose_examples(ready.data.held_out, ready.config.evaluation.samples)
         self._meter = Meter(ready.base, self.held_out, ready.labeller, ready.measuring)
 
-    def measure_base(self, loss: float) -> Measured:
+    def measure_base(self, loss: float) -> BaseEvaluation:
         """The base as it was loaded, whose held-out loss is `loss`.
 
         Read from the run folder where it was measured already; kept there.
         """
         path = self._folder.base_evaluation
         try:
-            return parse_measured(json.loads(path.read_text(encoding="utf-8")))
+            document = json.loads(path.read_text(encoding="utf-8"))
+            return BaseEvaluation(parse_measured(document["measured"]), tuple(document["samples"]))
         except (OSError, ValueError, KeyError, TypeError):
-            measured = self._measure(self._ready.base.model, BASE_LABEL, loss)
-        text = json.dumps(measured.document(), ensure_ascii=False) + "\n"
+            model = self._ready.base.model
+            measured = self._measure(model, BASE_LABEL, loss)
+            found = BaseEvaluation(measured, self._answers(model))
+        document = {"measured": measured.document(), "samples": found.samples}
+        text = json.dumps(document, ensure_ascii=False) + "\n"
         replace_file(path, text.encode())
-        return measured
+        return found
 
-    def measure_adapter(self, model: Any, loss: float, base: Measured) -> Measured:
+    def samples(self, model: Any, base: BaseEvaluation) -> tuple[Sample, ...]:
+        """The sample prompts, answered by the base and by `model`."""
+        return paired_samples(self._sampled, base.samples, self._answers(model))
+
+    def measure_adapter(self, model: Any, loss: float, base: BaseEvaluation) -> Measured:
         """The adapter on the base; writes `evaluation.json` and `evaluation.md` with both."""
         name = self._ready.config.name
         measured = self._measure(model, f"{name} (adapter)" if name == BASE_LABEL else name, loss)
         write_report(
             self._folder.path,
-            [base, measured],
+            [base.measured, measured],
             self.held_out,
             self._ready.config.base,
             self._ready.measuring,
         )
         return measured
+
+    def _answers(self, model: Any) -> tuple[str, ...]:
+        ready = self._ready
+        return sample_answers(
+            model,
+            ready.base.tokenizer,
+            ready.labeller,
+            self._sampled,
+            max_tokens=ready.config.evaluation.sample_tokens,
+            pad_id=ready.pad_id,
+        )
 
     def _measure(self, model: Any, label: str, loss: float) -> Measured:
         # The loss of a preference run isn't that of its answers' tokens.

@@ -26,7 +26,6 @@ from trainer.gate import gate_verdict
 from trainer.history import History
 from trainer.lineage import build_manifest
 from trainer.loop import Audience, TrainingJob, TrainingOutcome, train_adapter
-from trainer.measuring import Measured
 from trainer.methods.attachment import attach_adapter
 from trainer.methods.tuning import Tuning
 from trainer.objective_text import loss_name
@@ -36,10 +35,10 @@ from trainer.preflight import Preflight, prepare_run
 from trainer.processes import ALONE, Processes, join_processes
 from trainer.progress import choose_view
 from trainer.publishing import folder_size_bytes, parent_version, publish_adapter
-from trainer.run_evaluation import RunEvaluation, figures_as_metrics
+from trainer.run_evaluation import BaseEvaluation, RunEvaluation, figures_as_metrics
 from trainer.run_folder import RunFolder, RunRecord, create_run_folder
 from trainer.sample_log import SampleLog
-from trainer.samples import Sample, choose_examples, draw_samples, sample_table
+from trainer.samples import Sample, choose_examples, sample_table
 from trainer.task import Task, make_task
 from trainer.trackers import Tracker, open_tracker
 from trainer.training_arguments import resolve_device
@@ -140,12 +139,12 @@ def carry_out(
 
 @dataclass(frozen=True)
 class _Trained:
-    """What the main process has after the last step; `base` are the base's figures."""
+    """What the main process has after the last step."""
 
     outcome: TrainingOutcome
     tuning: Tuning
     evaluation: RunEvaluation
-    base: Measured
+    base: BaseEvaluation
 
 
 def _finish(
@@ -163,28 +162,20 @@ def _finish(
     tuning.write(folder.adapter, getattr(torch, config.publish.dtype))
     published = tuning.published(folder.adapter)
     measured = task.measure_alone(published)
-    samples = draw_samples(
-        published,
-        ready.base.tokenizer,
-        ready.labeller,
-        # Of full fine-tuning no base is left to compare with.
-        choose_examples(
-            task.held_out_examples, 0 if config.method == "full" else config.evaluation.samples
-        ),
-        max_tokens=config.evaluation.sample_tokens,
-        pad_id=ready.pad_id,
-    )
+    samples = trained.evaluation.samples(published, trained.base)
     base_loss = record.base_measured["loss"]
     adapter = trained.evaluation.measure_adapter(published, measured.loss, trained.base)
     metrics = {
         **_metrics(record.base_measured, measured.loss, measured.metrics, outcome),
-        **figures_as_metrics(trained.base, adapter),
+        **figures_as_metrics(trained.base.measured, adapter),
     }
     folder.write_text("adapter/README.md", model_card(config, ready.data, metrics, samples))
     if samples:
         console.print(sample_table(samples, config.name))
     if set(config.evaluation.metrics) - {"perplexity"}:
-        console.print(comparison_table([trained.base, adapter], trained.evaluation.held_out))
+        console.print(
+            comparison_table([trained.base.measured, adapter], trained.evaluation.held_out)
+        )
     console.print(_summary(outcome, base_loss, measured.loss), highlight=False)
     stored = _publish(ready, store, folder, metrics, console)
     if stored is not None:

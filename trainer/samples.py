@@ -33,29 +33,33 @@ def choose_examples(held_out: Sequence[Example], count: int) -> tuple[Example, .
     return tuple(asking.values())
 
 
-def draw_samples(
-    peft_model: Any,
+def sample_answers(
+    model: Any,
     tokenizer: Any,
     labeller: ConversationLabeller,
     examples: Sequence[Example],
     *,
     max_tokens: int,
     pad_id: int,
-) -> tuple[Sample, ...]:
-    """Answer each example's prompt twice, adapter off and on. Leaves the model in eval mode."""
+) -> tuple[str, ...]:
+    """Answers to each example's prompt. Leaves the model in eval mode."""
     if not examples:
         return ()
     prompts = [
         labeller.prompt_ids(example.conversation.prompt, example.conversation.tools)
         for example in examples
     ]
-    peft_model.eval()
-    with peft_model.disable_adapter():
-        base = greedy_answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
-    adapted = greedy_answers(peft_model, tokenizer, prompts, max_tokens, pad_id)
+    model.eval()
+    return tuple(greedy_answers(model, tokenizer, prompts, max_tokens, pad_id))
+
+
+def paired_samples(
+    examples: Sequence[Example], base: Sequence[str], adapter: Sequence[str]
+) -> tuple[Sample, ...]:
+    """What both said to the examples' prompts."""
     return tuple(
         Sample(question(example), example.conversation.answer, before, after)
-        for example, before, after in zip(examples, base, adapted, strict=True)
+        for example, before, after in zip(examples, base, adapter, strict=True)
     )
 
 

@@ -81,7 +81,7 @@ def test_all_rows_that_are_no_preferences_are_told_at_once(base: str, tmp_path: 
         {"prompt": "a", "chosen": "yes", "rejected": "no"},
         {"prompt": "b", "chosen": "same", "rejected": "same"},
         {"prompt": "c", "chosen": None, "rejected": "no"},
-        {"prompt": "", "chosen": "yes", "rejected": "no"},
+        {"prompt": [], "chosen": "yes", "rejected": "no"},
     ]
     loaded = load_config(write(tmp_path, base, rows, "dpo"))
     store = AdapterStore(tmp_path / "store")
@@ -89,6 +89,6 @@ def test_all_rows_that_are_no_preferences_are_told_at_once(base: str, tmp_path: 
         run_training(loaded, store=store, runs=tmp_path / "runs", console=Console(quiet=True))
     for part in (
         "3 of 4 rows", "row 2: chosen and rejected are the same", "row 3: chosen missing",
-        "row 4: an empty turn", "objective dpo wants prompt, chosen, rejected",
+        "row 4: prompt must be a text", "objective dpo wants prompt, chosen, rejected",
     ):  # fmt: skip
         assert part in str(raised.value)

@@ -15,6 +15,7 @@ from trainer.config.method import (
     LoraSection,
     PromptSection,
 )
+from trainer.config.objective import PreferenceSection
 from trainer.config.section import Section
 
 CONTRADICTION = "contradiction"
@@ -33,18 +34,16 @@ def contradictions(document: Mapping[str, Any]) -> list[str]:
         *_adalora(document, method),
         *_prompt(document, method),
         *_evaluation(document),
+        *_objective(document),
     ]
 
 
 def _sections(document: Mapping[str, Any], method: str) -> list[str]:
-    problems = [
+    return [
         f"{section}: has no effect with method {method}; it is for {', '.join(sorted(methods))}"
         for section, methods in SECTION_METHODS.items()
         if section in document and method not in methods
     ]
-    if "preference" in document and document.get("objective", "sft") == "sft":
-        problems.append("preference: has no effect with objective sft; it is for dpo, orpo, kto")
-    return problems
 
 
 def _quantization(document: Mapping[str, Any], method: str) -> list[str]:
@@ -68,11 +67,17 @@ def _lora(document: Mapping[str, Any], method: str) -> list[str]:
     problems = []
     init = _get(document, "lora", "init")
     dora = method == "dora" or _get(document, "lora", "use_dora") is True
-    changed = isinstance(init, str) and init.startswith(("pissa", "olora", "loftq"))
+    taken_out = isinstance(init, str) and init.startswith(("pissa", "olora", "corda"))
+    changed = taken_out or init == "loftq"
     if changed and dora:
         problems.append(
             f"lora.init: {init} starts with a B that isn't zero, and DoRA's magnitudes are those "
             "of the plain base; use default"
+        )
+    if taken_out and _changed(document, "lora", LoraSection, "bias"):
+        problems.append(
+            f"lora.bias: {init} trains beside a second adapter, and PEFT trains biases with one; "
+            "use none"
         )
     if method == "adalora":
         if init not in (None, "default"):
@@ -132,6 +137,61 @@ def _prompt(document: Mapping[str, Any], method: str) -> list[str]:
         if _changed(document, "prompt", PromptSection, key) and method not in methods
     ]
     return problems
+
+
+_PREFERENCE_KEYS = {
+    "loss": ("dpo",),
+    "label_smoothing": ("dpo",),
+    "sft_weight": ("dpo",),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+}
+
+
+def _objective(document: Mapping[str, Any]) -> list[str]:
+    objective = document.get("objective", "sft")
+    row_format = _get(document, "data", "format")
+    if objective == "sft":
+        problems = []
+        if "preference" in document:
+            problems.append(
+                "preference: has no effect with objective sft; it is for dpo, orpo, kto"
+            )
+        if row_format == "preference":
+            problems.append("data.format: preference rows are for objectives dpo, orpo, kto")
+        return problems
+    problems = [
+        f"preference.{key}: has no effect with objective {objective}; it is for {', '.join(those)}"
+        for key, those in _PREFERENCE_KEYS.items()
+        if _changed(document, "preference", PreferenceSection, key) and objective not in those
+    ]
+    smoothing = _get(document, "preference", "label_smoothing")
+    if objective == "dpo" and smoothing and _get(document, "preference", "loss") != "robust":
+        problems.append("preference.label_smoothing: is for loss robust, as in TRL")
+    if row_format not in (None, "auto", "preference"):
+        problems.append(
+            f"data.format: {row_format} rows have one answer, not what {objective} wants"
+        )
+    cleaning = _get(document, "data", "cleaning")
+    refused = (
+        ("packing", _get(document, "data", "packing") is True, "both answers are whole rows"),
+        ("streaming", _get(document, "data", "streaming") is True, "rows are held in memory"),
+        (
+            "over_length: truncate",
+            _get(document, "data", "over_length") == "truncate",
+            "a cut answer would be compared with a whole one; use drop or fail",
+        ),
+        (
+            "cleaning.roles: repair",
+            isinstance(cleaning, Mapping) and cleaning.get("roles") == "repair",
+            "a cut row would end with another answer than the judged one; use drop",
+        ),
+    )
+    return problems + [
+        f"data.{key}: not with objective {objective}: {reason}"
+        for key, is_asked, reason in refused
+        if is_asked
+    ]
 
 
 def _evaluation(document: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ Method = Literal[
 LORA_FAMILY: frozenset[Method] = frozenset({"lora", "qlora", "rslora", "dora", "adalora"})
 PROMPT_FAMILY: frozenset[Method] = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning"})
 
-_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "loftq", "eva")
+_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "corda", "loftq", "eva")
 _PISSA_NITER = re.compile(r"pissa_niter_\d{1,3}")
 
 
@@ -56,7 +56,7 @@ class LoraSection(Section):
     init: Annotated[str, AfterValidator(_is_an_init)] = Field(
         default="default",
         description="how A and B begin: default, gaussian, orthogonal, pissa, pissa_niter_N, "
-        "olora, loftq, eva; the published adapter is relative to the plain base with each",
+        "olora, corda, loftq, eva; the published adapter is relative to the plain base with each",
     )
     rank_pattern: dict[str, Rank] = Field(
         default_factory=dict, description="other ranks for some modules: name or regex -> rank"
@@ -65,7 +65,8 @@ class LoraSection(Section):
         default_factory=dict, description="other alphas for some modules: name or regex -> alpha"
     )
     bias: Literal["none", "all", "lora_only"] = Field(
-        default="none", description="also train the base's own biases: none, all, or of the targets"
+        default="none",
+        description="also train the base's own biases: none, all, or lora_only (of the targets)",
     )
     modules_to_save: Names = Field(
         default=(), description="modules trained in full and published with the adapter"

@@ -15,11 +15,14 @@ class PreferenceSection(Section):
     beta: float = Field(
         default=0.1, gt=0, description="how far from the base the model may go: small is far"
     )
-    loss: Literal["sigmoid", "ipo", "hinge"] = Field(
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = Field(
         default="sigmoid", description="dpo: the loss on the margin between the two answers"
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="dpo: share of preferences assumed to be wrong"
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="dpo with loss robust: share of preferences assumed to be wrong",
     )
     sft_weight: float = Field(
         default=0.0, ge=0, description="dpo: weight of the plain loss on the chosen answer"

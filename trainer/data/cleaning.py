@@ -39,19 +39,39 @@ class RowCleaner:
         if row is None or not row.turns:
             self._log.record(Rule.UNREADABLE, "")
             return None
-        turns = self._clean_text(row.turns)
-        if turns is not None:
-            turns = self._shape(turns)
+        turns = self.tidy(row.turns)
         if turns is None:
             return None
-        if len(turns[-1].content) < self._section.min_answer_chars and not turns[-1].tool_calls:
-            self._log.record(Rule.SHORT_ANSWER, _beginning(turns))
-            return None
-        if self._system and turns[0].role not in (SYSTEM, TEXT):
-            self._log.record(Rule.SYSTEM_ADDED, _beginning(turns))
-            turns = (Turn(SYSTEM, self._system), *turns)
         conversation = replace(row, turns=turns)
-        return None if self._is_known(conversation) else conversation
+        return None if self.is_known(conversation) else conversation
+
+    def tidy(self, turns: _Turns) -> _Turns | None:
+        """The turns by every rule but those about duplicates; None when one drops them."""
+        cleaned = self._clean_text(turns)
+        if cleaned is not None:
+            cleaned = self._shape(cleaned)
+        if cleaned is None or self._is_short(cleaned[-1]):
+            return None
+        if self._system and cleaned[0].role not in (SYSTEM, TEXT):
+            self._log.record(Rule.SYSTEM_ADDED, _beginning(cleaned))
+            return (Turn(SYSTEM, self._system), *cleaned)
+        return cleaned
+
+    def tidy_answer(self, answer: Turn) -> Turn | None:
+        """Another answer to turns that `tidy` let through; None when a rule drops it."""
+        cleaned = self._clean_text((answer,))
+        if cleaned is None:
+            return None
+        if _fault(cleaned) is not None:
+            self._log.record(Rule.EMPTY_TURN, "")
+            return None
+        return None if self._is_short(cleaned[0]) else cleaned[0]
+
+    def _is_short(self, answer: Turn) -> bool:
+        if len(answer.content) >= self._section.min_answer_chars or answer.tool_calls:
+            return False
+        self._log.record(Rule.SHORT_ANSWER, _beginning((answer,)))
+        return True
 
     def _clean_text(self, turns: _Turns) -> _Turns | None:
         """Control characters, HTML and white space; None when one of them drops the row."""
@@ -100,7 +120,7 @@ class RowCleaner:
         self._log.record(fault if is_dropped else Rule.REPAIRED, _beginning(turns))
         return None if is_dropped else sound
 
-    def _is_known(self, conversation: Conversation) -> bool:
+    def is_known(self, conversation: Conversation) -> bool:
         """Whether a duplicate was found that is to be dropped; remembers the row if not."""
         digest = hashlib.blake2b(conversation.key.encode(), digest_size=16).digest()
         if digest in self._seen:

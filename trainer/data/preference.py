@@ -2,8 +2,9 @@
 
 Rows of pairs have `prompt`, `chosen` and `rejected`: each a text, or messages as UltraFeedback has
 them, where chosen and rejected may repeat the prompt and `prompt` may be missing. Rows of single
-answers have `prompt`, `completion` and `label` (true, false, 1, 0). All rows that can't be used are
-told at once.
+answers have `prompt`, `completion` and `label` (true, false, 1, 0). All rows that are no
+preferences are told at once. The rules of `data.cleaning` hold for both answers, and drop a row as
+a whole.
 """
 
 import hashlib
@@ -15,11 +16,12 @@ from typing import Any
 
 from trainer import defaults
 from trainer.config_loading import LoadedConfig
-from trainer.data.conversation import ASSISTANT, SYSTEM, USER, Conversation, Turn, turns_key
+from trainer.data.clean_rows import RenamedRows
+from trainer.data.cleaning import HeldOutPrompts, RowCleaner
+from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn
 from trainer.data.examples import Example, ListedExamples
 from trainer.data.formats import RowFormat
 from trainer.data.preparation import PreparedData
-from trainer.data.reading import read_rows
 from trainer.data.rules import CleaningLog, Rule
 from trainer.data.turn_lists import read_turns
 from trainer.errors import DataError
@@ -61,14 +63,14 @@ class _Judged:
     is_good: bool
 
     @property
-    def key(self) -> str:
-        return turns_key(
-            (
-                *self.prompt,
-                Turn(ASSISTANT, self.answer),
-                Turn(str(self.is_good), self.rejected or ""),
-            )
-        )
+    def conversation(self) -> Conversation:
+        return Conversation((*self.prompt, Turn(ASSISTANT, self.answer)))
+
+    @property
+    def whole(self) -> Conversation:
+        """All of it, for comparing rows: equal rows are duplicates, near ones nearly so."""
+        judged = Turn(str(self.is_good), self.rejected or "")
+        return Conversation((*self.conversation.turns, judged))
 
 
 def prepare_preferences(loaded: LoadedConfig, labeller: ConversationLabeller) -> PreparedData:
@@ -84,17 +86,17 @@ def prepare_preferences(loaded: LoadedConfig, labeller: ConversationLabeller) ->
         held_out, more = _read(loaded, section.eval, single, log)
         num_read += more
         held_out = _drawn(held_out, section.max_eval_rows, seed)[0]
-        note = f"held out: {len(held_out)} rows of {section.eval}"
+        notes = [f"held out: {len(held_out)} rows of {section.eval}"]
     else:
         enough = min(defaults.MIN_EVAL_ROWS, len(train) // 5)
         count = min(max(round(section.eval * len(train)), enough, 1), section.max_eval_rows)
         held_out, train = _drawn(train, count, seed)
-        note = f"held out: {count} rows drawn from {section.train} (data.eval {section.eval:g})"
-    prompts = {turns_key(row.prompt) for row in held_out}
-    kept = [row for row in train if turns_key(row.prompt) not in prompts]
-    for row in train:
-        if turns_key(row.prompt) in prompts:
-            log.record(Rule.OVERLAP, row.prompt[-1].content)
+        notes = [f"held out: {count} rows drawn from {section.train} (data.eval {section.eval:g})"]
+    if section.max_train_rows is not None and section.max_train_rows < len(train):
+        notes.append(f"max_train_rows: {section.max_train_rows} of {len(train)} rows drawn")
+        train = _drawn(train, section.max_train_rows, seed)[0]
+    prompts = HeldOutPrompts((row.conversation for row in held_out), section.cleaning, log)
+    kept = [row for row in train if prompts.allows(row.conversation)]
     splits = [
         _examples(rows, labeller, section.max_length, section.over_length, log, what)
         for rows, what in ((kept, "train on"), (held_out, "evaluate on"))
@@ -103,7 +105,7 @@ def prepare_preferences(loaded: LoadedConfig, labeller: ConversationLabeller) ->
     for name, rows in (("train", kept), ("eval", held_out)):
         sha.update(f"{name}\n".encode())
         for row in rows:
-            sha.update(row.key.encode() + b"\n")
+            sha.update(row.whole.key.encode() + b"\n")
     return PreparedData(
         train=ListedExamples(splits[0]),
         held_out=ListedExamples(splits[1]),
@@ -111,7 +113,7 @@ def prepare_preferences(loaded: LoadedConfig, labeller: ConversationLabeller) ->
         num_rows_read=num_read,
         counts=dict(log.counts),
         digest="sha256:" + sha.hexdigest(),
-        notes=(note,),
+        notes=tuple(notes),
         examples={rule: tuple(texts) for rule, texts in log.examples.items()},
     )
 
@@ -131,33 +133,50 @@ def preferences(examples: Sequence[Example]) -> list[PreferenceExample]:
 def _read(
     loaded: LoadedConfig, reference: str, single: bool, log: CleaningLog
 ) -> tuple[list[_Judged], int]:
-    """Clean rows in file order without repetitions, and how many were read."""
+    """Clean rows in file order, and how many were read."""
+    section = loaded.config.data
     problems: Counter[str] = Counter()
     named: list[str] = []
-    rows: dict[str, _Judged] = {}
-    num_read = 0
-    for number, row in enumerate(read_rows(loaded.data_path(reference), reference), 1):
-        num_read = number
+    kept: list[_Judged] = []
+    cleaner = RowCleaner(section.cleaning, section.system, log)
+    rows = RenamedRows(loaded.data_path(reference), reference, section)
+    for number, row in enumerate(rows, 1):
         found = _single(row) if single else _pair(row)
         if isinstance(found, str):
             problems[found] += 1
             if len(named) < MAX_PROBLEMS:
                 named.append(f"row {number}: {found}")
-        elif found.key in rows:
-            log.record(Rule.DUPLICATE, found.prompt[-1].content)
-        else:
-            rows[found.key] = found
+        elif (cleaned := _clean(found, cleaner, log)) is not None:
+            kept.append(cleaned)
     if problems:
         total = sum(problems.values())
         more = f"\n... and {total - len(named)} more" if total > len(named) else ""
         wants = ", ".join(sorted(_SINGLE_COLUMNS)) if single else "prompt, chosen, rejected"
         raise DataError(
-            f"{total} of {num_read} rows of {reference} are no preferences; objective "
+            f"{total} of {rows.num_read} rows of {reference} are no preferences; objective "
             f"{loaded.config.objective} wants {wants}:\n" + "\n".join(named) + more
         )
-    if not rows:
-        raise DataError(f"{reference} holds no rows")
-    return list(rows.values()), num_read
+    if not kept:
+        raise DataError(f"no row of {reference} is left after cleaning")
+    return kept, rows.num_read
+
+
+def _clean(row: _Judged, cleaner: RowCleaner, log: CleaningLog) -> _Judged | None:
+    """The row by the rules of `data.cleaning`; None when one of them drops it."""
+    turns = cleaner.tidy(row.conversation.turns)
+    if turns is None:
+        return None
+    rejected = row.rejected
+    if rejected is not None:
+        other = cleaner.tidy_answer(Turn(ASSISTANT, rejected))
+        if other is None:
+            return None
+        rejected = other.content
+        if rejected == turns[-1].content:
+            log.record(Rule.SAME_ANSWERS, rejected)
+            return None
+    cleaned = _Judged(turns[:-1], turns[-1].content, rejected, row.is_good)
+    return None if cleaner.is_known(cleaned.whole) else cleaned
 
 
 def _pair(row: Row) -> _Judged | str:
@@ -203,19 +222,10 @@ def _turns(value: Any, role: str) -> tuple[Turn, ...] | None:
 
 
 def _wrong(prompt: Sequence[Turn], answer: Turn) -> str | None:
-    """What keeps these turns from being a conversation."""
-    turns = [*prompt, answer]
+    """What keeps these turns from being an answer to something."""
     if answer.role != ASSISTANT:
         return f"the last turn must be the assistant's, it is {answer.role}'s"
-    if not prompt:
-        return "there is no prompt"
-    talk = turns[1:] if turns[0].role == SYSTEM else turns
-    expected = [USER, ASSISTANT] * len(talk)
-    if len(talk) % 2 or [turn.role for turn in talk] != expected[: len(talk)]:
-        return f"roles out of order: {', '.join(turn.role for turn in turns)}"
-    if any(not turn.content.strip() for turn in turns):
-        return "an empty turn"
-    return None
+    return None if prompt else "there is no prompt"
 
 
 def _drawn(rows: list[_Judged], count: int, seed: int) -> tuple[list[_Judged], list[_Judged]]:
@@ -239,7 +249,6 @@ def _examples(
     for index, judged in enumerate(rows):
         # KTO's stray answer: that of the row before, so that all answers are used alike.
         stray = judged.rejected if judged.rejected is not None else rows[index - 1].answer
-        conversation = Conversation((*judged.prompt, Turn(ASSISTANT, judged.answer)))
         row = _answer_row(labeller, judged.prompt, judged.answer)
         other = _answer_row(labeller, judged.prompt, stray)
         if max(len(row), len(other)) > max_length:
@@ -249,10 +258,9 @@ def _examples(
                     f"{max_length}: {judged.prompt[-1].content[:60]!r}... Raise it, or set "
                     "data.over_length to drop"
                 )
-            # A cut answer would be compared with a whole one: dropped also under `truncate`.
             log.record(Rule.TOO_LONG, judged.prompt[-1].content)
             continue
-        examples.append(PreferenceExample(conversation, row, other, judged.is_good))
+        examples.append(PreferenceExample(judged.conversation, row, other, judged.is_good))
     if not examples:
         raise DataError(f"no preference is left to {what} within data.max_length {max_length}")
     return examples

@@ -15,6 +15,7 @@ class Rule(StrEnum):
     UNKNOWN_ROLE = "dropped: a role that nobody knows"
     WRONG_ORDER = "dropped: roles out of order"
     SHORT_ANSWER = "dropped: answer shorter than min_answer_chars"
+    SAME_ANSWERS = "dropped: chosen and rejected are the same once cleaned"
     DUPLICATE = "dropped: exact duplicate"
     NEAR_DUPLICATE = "dropped: near duplicate"
     OVERLAP = "dropped from train: prompt is also held out"

@@ -16,6 +16,7 @@ from trainer.labels import LabelledRow
 from trainer.methods.adalora import AdaloraTuning
 from trainer.methods.lean_lora import make_lora_lean
 from trainer.methods.peft_config import peft_config_for
+from trainer.methods.peft_loading import keep_dtypes
 from trainer.methods.started import StartedTuning
 from trainer.methods.starting_point import (
     begin_at_base,
@@ -25,9 +26,10 @@ from trainer.methods.starting_point import (
 from trainer.methods.targets import BaseGeometry
 from trainer.methods.tuning import FullTuning, Tuning
 
-EVA_BATCH_ROWS = 8
-EVA_ROWS = 64
-"""Rows whose activations EVA decomposes (arXiv:2410.07170); it repeats them until it converges."""
+CALIBRATION_ROWS = 64
+"""Rows whose activations EVA (arXiv:2410.07170) and CorDA (arXiv:2406.05223) look at."""
+
+_EVA_BATCH_ROWS = 8
 
 
 def attach_adapter(
@@ -42,7 +44,7 @@ def attach_adapter(
 
     The fresh adapter of a LoRA method changes nothing; one of a prompt method does. The base's
     model is changed in place. `num_steps` are the run's optimiser steps; `rows` are looked at by
-    `lora.init: eva` alone. Raises `MethodError` for a base that the method doesn't fit.
+    `lora.init: eva` and `corda` alone. Raises `MethodError` for a base that the method doesn't fit.
     """
     model = base.model
     torch.manual_seed(config.seed)
@@ -66,6 +68,7 @@ def attach_adapter(
     except ValueError as error:
         raise MethodError(f"{config.method} can't be put on {config.base}: {error}") from error
     peft_model.peft_config["default"].base_model_name_or_path = config.base
+    keep_dtypes(peft_model)
     if config.method == "adalora":
         return AdaloraTuning(peft_model, config)
     init = config.lora.init
@@ -76,7 +79,7 @@ def attach_adapter(
     elif init == "loftq":
         begin_at_quantization_error(peft_model, base.resolved.path)
     elif changes_the_base(init):
-        begin_at_base(peft_model, init)
+        begin_at_base(peft_model, init, rows[:CALIBRATION_ROWS])
         return StartedTuning(peft_model, config)
     make_lora_lean(peft_model)
     return Tuning(peft_model, config)
@@ -106,10 +109,10 @@ def _begin_at_activations(peft_model: Any, rows: Sequence[LabelledRow], pad_id: 
 
     if not rows:
         raise MethodError("lora.init: eva looks at the training rows, and there are none")
-    chosen = rows[: max(EVA_ROWS, EVA_BATCH_ROWS)]
+    chosen = rows[:CALIBRATION_ROWS]
     batches: list[Mapping[str, torch.Tensor]] = []
-    for begin in range(0, len(chosen), EVA_BATCH_ROWS):
-        batch = collate_rows(chosen[begin : begin + EVA_BATCH_ROWS], pad_id)
+    for begin in range(0, len(chosen), _EVA_BATCH_ROWS):
+        batch = collate_rows(chosen[begin : begin + _EVA_BATCH_ROWS], pad_id)
         batches.append({name: batch[name] for name in ("input_ids", "attention_mask")})
     initialize_lora_eva_weights(peft_model, batches, show_progress_bar=False)
     peft_model.train()

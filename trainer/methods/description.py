@@ -20,6 +20,8 @@ def describe_method(config: TrainerConfig) -> str:
             parts.append("without " + ", ".join(lora.exclude_modules))
         if lora.init != "default":
             parts.append(f"init {lora.init}")
+        if lora.bias != "none":
+            parts.append("trained biases: " + lora.bias)
         if lora.lr_ratio is not None:
             parts.append(f"LoRA+ ratio {lora.lr_ratio:g}")
         return ", ".join(parts)

@@ -1,15 +1,16 @@
-"""Where A and B begin when they begin at something of the base: PiSSA, OLoRA, LoftQ.
+"""Where A and B begin when they begin at something of the base: PiSSA, OLoRA, CorDA, LoftQ.
 
-PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) take a part of the weight out of the base and
-train it. A server holds the base as it is, so the base stays as it is here too: the part that would
-be taken out is subtracted by a second, frozen adapter, and what is published is the difference of
-the two - a plain LoRA of twice the rank. That is also exact on a 4-bit base, where taking something
-out of the weight would need another quantisation.
+PiSSA (arXiv:2404.02948), OLoRA (arXiv:2406.01775) and CorDA (`corda.py`) take a part of the weight
+out of the base and train it. A server holds the base as it is, so the base stays as it is here
+too: the part that would be taken out is subtracted by a second, frozen adapter, and what is
+published is the difference of the two - a plain LoRA of twice the rank. That is also exact on a
+4-bit base, where taking something out of the weight would need another quantisation.
 
 LoftQ (arXiv:2310.08659) begins at the quantisation's error. The fresh adapter then has an effect,
 which is wanted; nothing need be subtracted.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import nn
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
 from trainer.errors import MethodError
+from trainer.labels import LabelledRow
+from trainer.methods.corda import corda_factors, input_covariances
 
 START = "start"
 """The frozen adapter that subtracts what A and B began at."""
@@ -25,7 +28,7 @@ START = "start"
 
 def changes_the_base(init: str) -> bool:
     """Whether the method of this name takes its starting point out of the base weight."""
-    return init.startswith(("pissa", "olora"))
+    return init.startswith(("pissa", "olora", "corda"))
 
 
 def dequantized_weight(layer: nn.Module) -> torch.Tensor:
@@ -85,19 +88,31 @@ def difference_factors(
     return factor_a.float(), factor_b.float()
 
 
-def begin_at_base(peft_model: Any, init: str) -> None:
-    """Put `default` at its part of every weight, and add the frozen adapter that subtracts it."""
+def begin_at_base(peft_model: Any, init: str, rows: Sequence[LabelledRow] = ()) -> None:
+    """Put `default` at its part of every weight, and add the frozen adapter that subtracts it.
+
+    `rows` are what CorDA looks at; without any it raises `MethodError`.
+    """
     from peft.tuners.lora import LoraLayer
 
+    layers = {n: layer for n, layer in peft_model.named_modules() if isinstance(layer, LoraLayer)}
+    covariances = {}
+    if init == "corda":
+        if not rows:
+            raise MethodError("lora.init: corda looks at the training rows, and there are none")
+        inner = {name: layer.get_base_layer() for name, layer in layers.items()}
+        covariances = input_covariances(peft_model, inner, rows)
     peft_config = peft_model.peft_config["default"]
     start_config = type(peft_config)(**{**peft_config.to_dict(), "lora_dropout": 0.0})
     start_config.inference_mode = True
     peft_model.add_adapter(START, start_config)
-    for layer in peft_model.modules():
-        if not isinstance(layer, LoraLayer):
-            continue
+    for name, layer in layers.items():
         weight = dequantized_weight(layer.get_base_layer())
-        a, b = base_factors(init, weight, layer.r["default"], layer.scaling["default"])
+        rank, scaling = layer.r["default"], layer.scaling["default"]
+        if init == "corda":
+            a, b = corda_factors(weight, covariances.pop(name), rank, scaling)
+        else:
+            a, b = base_factors(init, weight, rank, scaling)
         _set(layer, "default", a, b)
         _set(layer, START, a, -b)
     peft_model.base_model.set_adapter(["default", START])

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainer.adapter_files import adapter_tensors, write_adapter_files
 from trainer.config import TrainerConfig
+from trainer.methods.peft_loading import load_adapter
 
 Tensors = dict[str, torch.Tensor]
 
@@ -78,9 +79,7 @@ class Tuning:
 
         After it only that model may be used: `model` has given its base away.
         """
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(bare_base(self.model), str(folder)).eval()
+        return load_adapter(bare_base(self.model), folder)
 
     def _document(self) -> dict[str, Any]:
         document: dict[str, Any] = self.model.peft_config["default"].to_dict()

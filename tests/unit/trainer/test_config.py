@@ -105,6 +105,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         (["--method", "p_tuning", "--prompt.init_text", "x"], "it is for prompt_tuning"),
         (["--method", "full", "--quantization.scheme", "nf4"], "quantization can't be given"),
         (["--preference.beta", "1"], "no effect with objective sft"),
+        (["--data.format", "preference"], "preference rows are for objectives dpo, orpo, kto"),
         (["--method", "lra"], "method: "),
         (["--data.eval", "1.5"], "share of train must be above 0 and below 1"),
         (["--publish.gate", "loss is low"], "is no gate"),
@@ -117,6 +118,25 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
 )
 def test_a_bad_value_is_explained(tmp_path: Path, override: list[str], message: str) -> None:
     assert any(message in problem for problem in problems_of(write(tmp_path), *override))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--data.packing true", "data.packing: not with objective dpo"),
+        ("--data.streaming true", "data.streaming: not with objective dpo"),
+        ("--data.over_length truncate", "data.over_length: truncate: not with objective dpo"),
+        ("--data.cleaning.roles repair", "data.cleaning.roles: repair: not with objective dpo"),
+        ("--data.format text", "data.format: text rows have one answer"),
+        ("--preference.label_smoothing 0.1", "label_smoothing: is for loss robust, as in TRL"),
+        ("--preference.desirable_weight 2", "no effect with objective dpo; it is for kto"),
+    ],
+)
+def test_what_preferences_do_not_take_is_refused_by_name(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    (problem,) = problems_of(write(tmp_path), "--objective", "dpo", *override.split())
+    assert message in problem
 
 
 def test_one_line_for_a_union_that_fits_nothing(tmp_path: Path) -> None:

@@ -153,13 +153,11 @@ class MambaAsCausalModel:
         return self._inner(input_ids=input_ids)
 
 
-def test_prompt_methods_and_preferences_are_refused() -> None:
+def test_prompt_methods_are_refused() -> None:
     tiny = model(ARCHITECTURES["llama"])
     prompt = TrainerConfig.model_construct(method="prompt_tuning", objective="sft")
     with pytest.raises(MethodError, match="virtual tokens"):
         check_packing(tiny, prompt)
-    with pytest.raises(MethodError, match="whole rows"):
-        check_packing(tiny, TrainerConfig.model_construct(method="lora", objective="dpo"))
 
 
 def test_packed_tensors() -> None:

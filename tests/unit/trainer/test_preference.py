@@ -112,6 +112,11 @@ def trl_loss(name: str, reference: Any, policy: Any, folder: Path, **options: An
         ("dpo", {}, {}),
         ("dpo", {"loss_type": ["ipo"]}, {"loss": "ipo"}),
         ("dpo", {"loss_type": ["hinge"]}, {"loss": "hinge"}),
+        (
+            "dpo",
+            {"loss_type": ["robust"], "label_smoothing": 0.2},
+            {"loss": "robust", "label_smoothing": 0.2},
+        ),
         ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, {"sft_weight": 0.5}),
         ("kto", {}, {}),
         ("kto", {"undesirable_weight": 1.5}, {"undesirable_weight": 1.5}),

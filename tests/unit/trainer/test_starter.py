@@ -84,3 +84,15 @@ def test_init_refuses_what_is_no_method(tmp_path: Path) -> None:
     code, output = invoke("init", tmp_path / "c.yaml", "--method", "loar", "--name", "a")
     assert code == 2
     assert "loar is no method; use one of lora, qlora" in " ".join(output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", get_args(Method))
+def test_what_init_writes_passes_check(tiny_base: Path, tmp_path: Path, method: Method) -> None:
+    path = tmp_path / "polite" / "config.yaml"
+    code, output = invoke("init", path, "--method", method, "--base", tiny_base)
+    assert code == 0, output
+    code, output = invoke("check", path, "--store", tmp_path / "none")
+    assert code == 0, output
+    assert "all checks passed" in output
+    assert {file.name for file in path.parent.iterdir()} == {"config.yaml", "train.jsonl"}

@@ -1,15 +1,20 @@
 """PiSSA, OLoRA and LoftQ begin where PEFT and the papers have them begin."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
 from torch import nn
 
 from adapters.base.loading import load_base
 from adapters.base.quantization import UNQUANTIZED
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits
+from trainer.labels import LabelledRow
+from trainer.methods.corda import corda_factors, input_covariances
 from trainer.methods.starting_point import (
     base_factors,
     dequantized_weight,
@@ -36,6 +41,37 @@ def test_factors_are_those_of_peft(init: str) -> None:
     torch.testing.assert_close(b @ a, theirs, atol=1e-5, rtol=0)
     residual = layer.base_layer.weight
     torch.testing.assert_close(residual + 2.0 * b @ a, weight, atol=1e-5, rtol=0)
+
+
+def test_corda_is_that_of_peft(tiny_base: Path) -> None:
+    rows = [LabelledRow(tuple(range(5 + i, 45 + i)), (True,) * 40) for i in range(6)]
+    model = load_base(str(tiny_base), UNQUANTIZED, dtype=torch.float32).model
+    target = "model.layers.1.mlp.down_proj"
+    layer: Any = model.get_submodule(target)
+    weight = layer.weight.detach().clone()
+    covariance = input_covariances(model, {"x": layer}, rows)["x"]
+    a, b = corda_factors(weight, covariance, 4, 2.0)
+
+    peft_config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["layers.1.mlp.down_proj"], init_lora_weights="corda",
+        corda_config=CordaConfig(corda_method="ipm", verbose=False),
+    )  # fmt: skip
+    preprocess_corda(
+        model, peft_config, lambda: [model(torch.tensor([row.token_ids])) for row in rows]
+    )
+    theirs = get_peft_model(model, peft_config).base_model.model.get_submodule(target)
+    product = theirs.lora_B["default"].weight @ theirs.lora_A["default"].weight
+    # The covariance of six rows is nearly singular: its inverse magnifies rounding.
+    assert (b @ a - product).norm() < 1e-3 * product.norm()
+    torch.testing.assert_close(theirs.base_layer.weight + 2.0 * b @ a, weight, atol=1e-3, rtol=0)
+
+
+def test_corda_keeps_what_the_data_uses() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(40, 24), torch.randn(200, 3) @ torch.randn(3, 24)
+    a, b = corda_factors(weight, x.T @ x / 200, 3, 2.0)
+    error = x @ (weight - 2.0 * b @ a).T
+    assert error.norm() < 0.05 * (x @ weight.T).norm()
 
 
 def test_fast_pissa_comes_close_to_the_exact_one() -> None:
@@ -83,8 +119,9 @@ def test_residual_factors_of_full_rank_are_exact() -> None:
     torch.testing.assert_close(0.5 * b @ a, residual, atol=1e-5, rtol=0)
 
 
-def test_a_fresh_pissa_changes_nothing(tiny_base: Path) -> None:
-    settings = config(tiny_base, lora={"init": "pissa", "r": 4})
+@pytest.mark.parametrize("init", ["pissa", "corda"])
+def test_a_fresh_start_in_the_base_changes_nothing(tiny_base: Path, init: str) -> None:
+    settings = config(tiny_base, lora={"init": init, "r": 4})
     base = loaded(settings)
     of_base = logits(base.model)
     tuning = attach(base, settings)

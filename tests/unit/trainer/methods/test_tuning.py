@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from adapters.base.loading import load_base
 from adapters.base.modules import adaptable_modules, linear_modules
+from adapters.base.training_guard import prepare_for_training
 from adapters.inspection import inspect_adapter
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits, train
+from trainer.config import Method
 from trainer.errors import MethodError
+from trainer.methods.quantization import quantization_for
 from trainer.methods.targets import BaseGeometry, count_parameters, match_modules
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -37,6 +41,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"lora": {"init": "pissa_niter_4", "r": 4}}),
     ("rslora", {"lora": {"init": "olora", "r": 4}}),
     ("lora", {"lora": {"init": "pissa", "r": 4, "rank_pattern": {"q_proj": 2}}}),
+    ("qlora", {"lora": {"init": "corda", "r": 4}}),
     ("qlora", {"lora": {"init": "loftq", "r": 4}}),
     ("qlora", {"lora": {"init": "eva", "r": 4}}),
 ]
@@ -69,6 +74,21 @@ def test_what_is_trained_is_what_peft_loads(
     torch.testing.assert_close(logits(published), logits(fresh), atol=0, rtol=0)
     with published.disable_adapter():
         torch.testing.assert_close(logits(published), of_base, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("method", [m for m in get_args(Method) if m != "full"])
+def test_every_method_trains_on_a_base_in_bfloat16(
+    tiny_base: Path, tmp_path: Path, method: str
+) -> None:
+    settings = config(tiny_base, method=method)
+    base = load_base(str(tiny_base), quantization_for(settings), dtype=torch.bfloat16)
+    prepare_for_training(base.model)
+    tuning = attach(base, settings)
+    losses = train(tuning, steps=2)
+    assert losses[1] < losses[0]
+    trained = logits(tuning.model)
+    tuning.write(tmp_path, torch.float32)
+    torch.testing.assert_close(logits(tuning.published(tmp_path)), trained, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize(
