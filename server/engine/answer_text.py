@@ -35,6 +35,7 @@ class AnswerText:
         self._stream = stream
         self._stop = StopMatcher(sampling.stop, includes_stop=sampling.includes_stop)
         self._sampling = sampling
+        self._is_plain = not sampling.stop and sampling.logprobs is None
         self._num_tokens = 0
         self._num_chars_in = 0
         self._num_chars_out = 0
@@ -42,6 +43,8 @@ class AnswerText:
 
     def push(self, update: SequenceUpdate) -> TextPiece:
         """The piece that one update of the scheduler makes."""
+        if self._is_plain and update.finish_reason is None and update.token_id is not None:
+            return TextPiece(self._stream.push(update.token_id), None)
         reason, text, is_stopped = update.finish_reason, "", False
         stop_reason: str | int | None = None
         if update.token_id is not None:

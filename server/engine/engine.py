@@ -24,6 +24,7 @@ from server.core.settings import SchedulerSettings
 from server.core.stack import AdapterVersion
 from server.engine.admission import Admission
 from server.engine.answer_text import AnswerText
+from server.engine.delta_queue import DeltaQueue
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack
@@ -62,7 +63,7 @@ class _InFlight:
     adapter: AdapterVersion | None  # the only one, if it is alone
     num_choices: int
     accepted_at: float
-    deltas: asyncio.Queue[GenerationDelta | SwitchyardError] = field(default_factory=asyncio.Queue)
+    deltas: DeltaQueue = field(default_factory=DeltaQueue)
     open_choices: int = 0
 
 
@@ -247,7 +248,7 @@ class Engine:
         """End a whole request early; its caller gets `error` behind what it hasn't read yet."""
         ids = [i for i, choice in self._choices.items() if choice.request is in_flight]
         self._abort(ids)
-        in_flight.deltas.put_nowait(error)
+        in_flight.deltas.put(error)
 
     def _abort(self, sequence_ids: Sequence[int]) -> None:
         """End those of the sequences that still run; their callers expect nothing more."""
@@ -307,12 +308,16 @@ class Engine:
 
     def _deliver(self, updates: Sequence[SequenceUpdate]) -> None:
         now = time.perf_counter()
+        num_drawn: Counter[str] = Counter()
         for update in updates:
             choice = self._choices.get(update.sequence_id)
             if choice is None:
                 continue
+            if update.token_id is not None:
+                num_drawn[choice.request.label] += 1
+                self._observe_token(choice, now)
             try:
-                delta = self._delta(choice, update, now)
+                delta = self._delta(choice, update)
             except Exception:  # the boundary: one request's text must not stop the others'
                 logger.exception("sequence %d can't be detokenised", update.sequence_id)
                 delta = GenerationDelta(
@@ -323,19 +328,19 @@ class Engine:
                 del self._choices[update.sequence_id]
                 self._observe_end(choice, delta.finish_reason, now)
             unread = choice.request.deltas
-            unread.put_nowait(delta)
-            if unread.qsize() > _MAX_UNREAD * choice.request.num_choices:
+            unread.put(delta)
+            if len(unread) > _MAX_UNREAD * choice.request.num_choices:
                 self._end(
                     choice.request,
                     SlowReaderError(
-                        f"{unread.qsize()} pieces of this answer weren't read; read faster, or ask "
+                        f"{len(unread)} pieces of this answer weren't read; read faster, or ask "
                         "for it without stream"
                     ),
                 )
+        for label, count in num_drawn.items():
+            self._metrics.generation_tokens.labels(self._metrics.adapter_label(label)).inc(count)
 
-    def _delta(self, choice: _Choice, update: SequenceUpdate, now: float) -> GenerationDelta:
-        if update.token_id is not None:
-            self._observe_token(choice, now)
+    def _delta(self, choice: _Choice, update: SequenceUpdate) -> GenerationDelta:
         piece = choice.text.push(update)
         if piece.finish_reason is not None and update.finish_reason is None:
             self._steps.send(Finish(update.sequence_id, piece.finish_reason))
@@ -352,14 +357,13 @@ class Engine:
         )
 
     def _observe_token(self, choice: _Choice, now: float) -> None:
-        label = self._metrics.adapter_label(choice.request.label)
         if choice.last_token_at is None:
+            label = self._metrics.adapter_label(choice.request.label)
             ttft = now - choice.request.accepted_at
             self._metrics.time_to_first_token.labels(label).observe(ttft)
         else:
             self._metrics.inter_token_latency.observe(now - choice.last_token_at)
         choice.last_token_at = now
-        self._metrics.generation_tokens.labels(label).inc()
 
     def _observe_end(self, choice: _Choice, reason: FinishReason, now: float) -> None:
         label = self._metrics.adapter_label(choice.request.label)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.core.stack import AdapterVersion
+from server.engine.step_histogram import StepHistogram
 
 _PREFIX = "switchyard_"
 _MAX_ADAPTER_LABELS = 200
@@ -30,6 +31,11 @@ class EngineMetrics:
             return Histogram(
                 _PREFIX + name, text, labels, registry=registry, buckets=tuple(buckets)
             )
+
+        def step_histogram(
+            name: str, text: str, buckets: Iterable[float] = _LATENCY_BUCKETS
+        ) -> StepHistogram:
+            return StepHistogram(_PREFIX + name, text, registry=registry, buckets=buckets)
 
         self.num_running = gauge("num_requests_running", "Sequences in the batch")
         self.num_waiting = gauge("num_requests_waiting", "Sequences in the queue")
@@ -61,18 +67,18 @@ class EngineMetrics:
         self.time_to_first_token = histogram(
             "time_to_first_token_seconds", "From acceptance to the first token", "adapter"
         )
-        self.inter_token_latency = histogram(
+        self.inter_token_latency = step_histogram(
             "inter_token_latency_seconds", "Between two tokens of a sequence"
         )
         self.e2e_latency = histogram("e2e_request_latency_seconds", "From acceptance to the end")
         self.queue_time = histogram("request_queue_time_seconds", "Until the first step")
         self.adapter_load_seconds = histogram("adapter_load_seconds", "Disk to host memory")
-        self.step_seconds = histogram("step_seconds", "One forward with sampling")
+        self.step_seconds = step_histogram("step_seconds", "One forward with sampling")
         self.model_seconds = counter("model_seconds_total", "Part of the steps spent in the model")
-        self.prefill_seconds = histogram("prefill_seconds", "Steps that hold a prefill chunk")
-        self.decode_seconds = histogram("decode_seconds", "Steps that only decode")
-        self.batch_size = histogram("batch_size", "Rows of a step", buckets=_COUNT_BUCKETS)
-        self.adapters_per_step = histogram(
+        self.prefill_seconds = step_histogram("prefill_seconds", "Steps that hold a prefill chunk")
+        self.decode_seconds = step_histogram("decode_seconds", "Steps that only decode")
+        self.batch_size = step_histogram("batch_size", "Rows of a step", buckets=_COUNT_BUCKETS)
+        self.adapters_per_step = step_histogram(
             "adapters_per_step", "Distinct adapters of a step", buckets=(0, *_COUNT_BUCKETS)
         )
         self.version_requests = counter(

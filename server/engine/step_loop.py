@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 20.0
 
+_GAUGE_SECONDS = 0.05
+"""How old the gauges may be while steps follow one another."""
+
 Deliver = Callable[[Sequence[SequenceUpdate]], None]
 
 
@@ -88,6 +91,7 @@ class StepLoop:
         self._step_started_at: float | None = None
         self._resident: tuple[str, ...] = ()
         self._counted = (0, 0, 0)
+        self._gauges_set_at = 0.0
         self._submitted: dict[int, tuple[ScheduledSequence, float]] = {}  # until the first step
         self._beginnings: dict[int, Beginning] = {}  # until the first update tells it
 
@@ -171,7 +175,8 @@ class StepLoop:
         if batch.rows:
             updates += self._execute(plan, batch)
         self._step_started_at = None
-        self._observe(batch, self._clock() - start)
+        now = self._clock()
+        self._observe(batch, now - start, now)
         self._publish(updates)
 
     def _execute(self, plan: StepPlan, batch: ScheduledBatch) -> list[SequenceUpdate]:
@@ -265,14 +270,16 @@ class StepLoop:
         metrics.slots_pinned.set(scheduler.slots.num_pinned)
         self._resident = scheduler.slots.resident()
 
-    def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+    def _observe(self, batch: ScheduledBatch, seconds: float, now: float) -> None:
         metrics, scheduler = self._metrics, self._scheduler
         metrics.step_seconds.observe(seconds)
         is_decode = batch.num_tokens == len(batch.rows)
         (metrics.decode_seconds if is_decode else metrics.prefill_seconds).observe(seconds)
         metrics.batch_size.observe(len(batch.rows))
         metrics.adapters_per_step.observe(scheduler.slots.num_pinned)
-        self._set_gauges()
+        if now - self._gauges_set_at > _GAUGE_SECONDS or not scheduler.has_work:
+            self._gauges_set_at = now
+            self._set_gauges()
         counted = (
             scheduler.blocks.num_prefix_queries,
             scheduler.blocks.num_prefix_hits,

@@ -9,6 +9,7 @@ import torch
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.ports import HostAdapter
 from server.model.bank import AdapterBank
+from server.model.decode_inputs import DecodeInputs, only_decodes
 from server.model.device_memory import device_memory_bytes
 from server.model.host_adapter import PagedAdapter
 from server.model.kv_cache import KVCache
@@ -40,6 +41,7 @@ class TorchRunner:
         self._weight_bytes = weight_bytes
         self._device = device
         self._masks = MaskWorker()
+        self._decodes = DecodeInputs(cache.block_size, device)
         self._peak_logits_bytes = 0
 
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
@@ -72,11 +74,11 @@ class TorchRunner:
 
     def _inputs(self, batch: ScheduledBatch) -> StepInputs:
         write_prefixes(batch, self._bank, self._cache)
+        extras = StepExtras.from_batch(batch, self._bank)
+        if only_decodes(batch):
+            return self._decodes.inputs(batch.rows, extras)
         return StepInputs.from_batch(
-            batch,
-            block_size=self._cache.block_size,
-            device=self._device,
-            extras=StepExtras.from_batch(batch, self._bank),
+            batch, block_size=self._cache.block_size, device=self._device, extras=extras
         )
 
     def place_adapter(self, pages: Sequence[int], adapter: HostAdapter) -> None:

@@ -3,6 +3,7 @@
 Axes: R rows (sequences), T ragged tokens of all rows, S rows that sample, W work items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,7 @@ class StepInputs:
         np.cumsum(lengths, out=query_starts[1:])
         starts = np.fromiter((row.start for row in rows), np.int64, len(rows))
         positions = _positions(starts, lengths, int(query_starts[-1]))
-        tables = _block_tables(rows)
+        tables = block_tables(rows)
         blocks = tables[np.repeat(np.arange(len(rows)), lengths), positions // block_size]
         num_decode = next((i for i, length in enumerate(lengths) if length > 1), len(rows))
         work_offsets = np.zeros(len(rows) + 1, np.int32)
@@ -109,7 +110,10 @@ def _positions(starts: np.ndarray, lengths: list[int], num_tokens: int) -> np.nd
     return np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
 
 
-def _block_tables(rows: tuple[ScheduledRow, ...]) -> np.ndarray:
+def block_tables(rows: Sequence[ScheduledRow]) -> np.ndarray:
+    """int32 [R, max blocks], padded with 0."""
+    if len(rows) == 1:
+        return np.array([rows[0].block_ids], np.int32)
     tables = np.zeros((len(rows), max(len(row.block_ids) for row in rows)), np.int32)
     for index, row in enumerate(rows):
         tables[index, : len(row.block_ids)] = row.block_ids

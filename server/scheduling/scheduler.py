@@ -209,11 +209,12 @@ class Scheduler:
         sequences = list(self._running)
         if not self.limits.are_full:
             sequences.sort(key=lambda s: s.last_step)
+        max_rows = min(self.limits.rows, self.limits.tokens)
         for sequence in sequences:
-            if len(rows) == min(self.limits.rows, self.limits.tokens):
+            if len(rows) == max_rows:
                 break
             is_next = sequence.num_remaining == 1 and sequence.phase is SequencePhase.RUNNING
-            if is_next and turns.tokens_for(sequence, 1):
+            if is_next and (turns is EVERYBODY or turns.tokens_for(sequence, 1)):
                 self._schedule_chunk(sequence, 1, rows)
         return len(rows)
 

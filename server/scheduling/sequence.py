@@ -150,12 +150,14 @@ class Sequence:
 
     def same_work(self, num_tokens: int) -> int:
         """How many of the next `num_tokens` have the same work as the first of them."""
+        if not self._activations:
+            return num_tokens
         start = self.num_computed
         ends = [end - start for end in self._activations if end > start]
         return min(num_tokens, *ends) if ends else num_tokens
 
     def _work_at(self, position: int) -> tuple[WorkItem, ...]:
-        if all(position >= start for start in self._activations):
+        if not self._activations or all(position >= start for start in self._activations):
             return self._work
         return self._items(
             m
@@ -213,8 +215,9 @@ class Sequence:
     @property
     def wants_scores(self) -> bool:
         """Whether prompt tokens still lack the log probabilities that were asked for."""
-        wanted = self.num_prompt - self.num_virtual - 1
-        return self.sampling.prompt_logprobs is not None and self.num_scored < wanted
+        if self.sampling.prompt_logprobs is None:
+            return False
+        return self.num_scored < self.num_prompt - self.num_virtual - 1
 
 
 def count_pins(sequences: Iterable[Sequence]) -> dict[str, int]:
