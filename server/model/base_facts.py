@@ -21,6 +21,10 @@ class BaseWeights(Protocol):
         """float32 [N], of a linear or a norm."""
         ...
 
+    def rows(self, module: str, token_ids: torch.Tensor) -> torch.Tensor:
+        """float32 [tokens, hidden] of the token embedding or the output head."""
+        ...
+
 
 @dataclass(frozen=True)
 class BaseFacts:
@@ -75,6 +79,14 @@ class ModuleWeights:
         """See `BaseWeights.bias`."""
         bias: Any = getattr(self._unwrapped(module), "bias", None)
         return None if bias is None else bias.detach().float()
+
+    def rows(self, module: str, token_ids: torch.Tensor) -> torch.Tensor:
+        """See `BaseWeights.rows`."""
+        linear = self._unwrapped(module)
+        if hasattr(linear, "float_weight"):
+            return self.weight(module)[token_ids]
+        weight: torch.Tensor = linear.weight.data
+        return weight[token_ids.to(weight.device)].float()
 
     def _unwrapped(self, name: str) -> Any:
         module: Any = self._model.get_submodule(name)

@@ -106,7 +106,9 @@ class PagedAdapterLoader:
                 make = prefix if config.is_prefix else soft_prompt
                 prompt = make(builder, tensors[TensorRole.PROMPT], config, facts)
             elif module in (facts.embedding, facts.head):
-                changes[module] = table_change(builder, module, tensors, config, facts)
+                changes[module] = table_change(
+                    builder, module, tensors, config, self._weights, facts
+                )
             elif module in self._places:
                 place, vectors = self._places[module], self._vectors[module]
                 _check_pairs(module, tensors)
@@ -116,7 +118,10 @@ class PagedAdapterLoader:
         if builder.rank > adapter.rank:
             raise ValueError(f"it has rank {builder.rank}; the store says {adapter.rank}")
         if not builder.has_effect:
-            raise ValueError("every delta is zero: the adapter has no effect (is it untrained?)")
+            raise ValueError(
+                "everything in it is as the base has it: the adapter has no effect (is it "
+                "untrained?)"
+            )
         is_prefix = isinstance(config, PromptConfig) and config.is_prefix
         parts = SpecialParts(
             soft_prompt=None if is_prefix else prompt,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,11 @@ class NativeModel:
             cache.values,
             max_tokens=max_batch_tokens,
         )
-        self.weights = PackedWeights(layers, bank.layout, library)
+        tables = {
+            probed.facts.head: embedding if probed.facts.is_tied else head,
+            probed.facts.embedding: embedding,
+        }
+        self.weights = PackedWeights(layers, tables, bank.layout, library)
         self.facts = dataclasses.replace(probed.facts, input_scaled=self.weights.alone)
         self._bank = native_bank(bank)
         packed: list[PackedWeight] = [head] if tied else [head, embedding]
@@ -105,12 +109,17 @@ class NativeModel:
 
 class PackedWeights:
     """`base_facts.BaseWeights` of packed projections. `alone` are the linears that are not packed
-    together with others over the same inputs."""
+    together with others over the same inputs; `tables` are the embedding and the head by name."""
 
     def __init__(
-        self, layers: Sequence[LlamaLayer], layout: PageLayout, library: NativeLibrary
+        self,
+        layers: Sequence[LlamaLayer],
+        tables: Mapping[str, PackedWeight],
+        layout: PageLayout,
+        library: NativeLibrary,
     ) -> None:
         self._library = library
+        self._tables = tables
         self._places: dict[str, tuple[Projection, Segment]] = {}
         names = [place.name for place in layout.places]
         alone = set()
@@ -135,6 +144,10 @@ class PackedWeights:
         if projection.bias is None:
             return None
         return projection.bias[segment.column : segment.column + segment.num_columns]
+
+    def rows(self, module: str, token_ids: torch.Tensor) -> torch.Tensor:
+        """float32 [tokens, hidden], as the kernels use it."""
+        return embed(self._library, self._tables[module], token_ids.int())
 
 
 def leave_cores_to_kernels() -> None:

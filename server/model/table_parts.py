@@ -7,7 +7,7 @@ from adapters.lora_config import LoraConfig
 from adapters.tensor_checks import token_ids_for
 from adapters.tensor_roles import TensorRole
 from server.model.adapter_tensors import ModuleTensors
-from server.model.base_facts import BaseFacts
+from server.model.base_facts import BaseFacts, BaseWeights
 from server.model.page_builder import PageBuilder
 from server.model.row_table import RowTable
 from server.model.special_parts import TableChange
@@ -20,15 +20,21 @@ _UNSERVED = {
     TensorRole.SINGULAR_VALUES: "AdaLoRA on the output head isn't served",
 }
 
+_ROWS_AT_ONCE = 4096
+
 
 def table_change(
     builder: PageBuilder,
     module: str,
     tensors: ModuleTensors,
     config: AdapterConfig,
+    base: BaseWeights,
     facts: BaseFacts,
 ) -> TableChange:
-    """The change of the token embedding or of the output head. Raises `ValueError`."""
+    """The change of the token embedding or of the output head. Raises `ValueError`.
+
+    Rows that are the base's own, as the bank holds them, have no effect.
+    """
     for role, reason in _UNSERVED.items():
         if role in tensors:
             raise ValueError(f"{module}: {reason}")
@@ -39,12 +45,13 @@ def table_change(
     rows = token_ids = a = b = None
     factor = 0.0
     if weight is not None:
-        rows = builder.add_table(module, _shaped(module, weight, shape))
-        builder.has_effect = True
+        values = _shaped(module, weight, shape)
+        rows = builder.add_table(module, values)
+        builder.has_effect |= _differs(values, torch.arange(len(values)), module, builder, base)
     if tokens is not None:
         token_ids, values = _sorted_tokens(module, tokens, config, facts)
         rows = builder.add_table(module, values)
-        builder.has_effect = True
+        builder.has_effect |= _differs(values, token_ids, module, builder, base)
     factors = _factors(tensors)
     if factors is not None:
         assert isinstance(config, LoraConfig)
@@ -79,6 +86,24 @@ def prefix(
     flat = _shaped("prompt_embeddings", prompt, shape)
     by_layer = flat.view(config.num_virtual_tokens, 2 * geometry.num_layers, size).transpose(0, 1)
     return builder.add_table("prompt_embeddings", by_layer.reshape(-1, size))
+
+
+def _differs(
+    rows: torch.Tensor,
+    token_ids: torch.Tensor,
+    module: str,
+    builder: PageBuilder,
+    base: BaseWeights,
+) -> bool:
+    """Whether any row isn't the base's. A piece at a time: most differ in the first."""
+    pieces = zip(
+        torch.split(token_ids, _ROWS_AT_ONCE), torch.split(rows, _ROWS_AT_ONCE), strict=True
+    )
+    for ids, piece in pieces:
+        own = base.rows(module, ids).to(piece.device, builder.dtype)
+        if not torch.equal(piece.to(builder.dtype), own):
+            return True
+    return False
 
 
 def _factors(tensors: ModuleTensors) -> tuple[torch.Tensor, torch.Tensor] | None:
