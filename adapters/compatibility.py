@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapters.manifest import BaseLineage, Manifest, QuantizationRecord
+from adapters.manifest import BaseLineage, Lineage, QuantizationRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,28 +16,28 @@ class ServedBase:
     quantization: QuantizationRecord | None = None
     template_hash: str | None = None
 
-    def mismatches(self, manifest: Manifest) -> tuple[str, ...]:
+    def mismatches(self, made_for: Lineage) -> tuple[str, ...]:
         """Every way in which the adapter was made for something else; empty when it fits.
 
         What a manifest doesn't record, as an import from elsewhere doesn't, can't contradict.
         """
         problems: list[str] = []
-        base = manifest.base
+        base = made_for.base
         if base is not None and base.digest != self.lineage.digest:
             problems.append(
                 f"it was trained on the base {base.reference} ({base.digest}), and this server has "
                 f"{self.lineage.reference} ({self.lineage.digest})"
             )
-        made, here = manifest.quantization, self.quantization
+        made, here = made_for.quantization, self.quantization
         if made is not None and here is not None and _shown(made) != _shown(here):
             problems.append(
                 f"it was trained on base weights in {_shown(made)}, and this server holds them in "
                 f"{_shown(here)} (settings quantization and double_quant)"
             )
-        template = manifest.template
-        if template is not None and self.template_hash not in (None, template.hash):
+        template = made_for.template_hash
+        if template is not None and self.template_hash not in (None, template):
             problems.append(
-                f"it was trained with the chat template {template.hash}, and this server's base "
+                f"it was trained with the chat template {template}, and this server's base "
                 f"has {self.template_hash}"
             )
         return tuple(problems)

@@ -1,5 +1,6 @@
 """`manifest.json`: where an adapter version comes from and what it is relative to."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,16 @@ class MergeParent(_Record):
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a version is relative to: all that decides whether a base can serve it."""
+
+    base: BaseLineage | None = None
+    quantization: QuantizationRecord | None = None
+    template_hash: str | None = None
+    template_text: str | None = None
+
+
 class Manifest(_Record):
     """All that is known about one adapter version; None or empty is what an import can't know.
 
@@ -89,6 +100,17 @@ class Manifest(_Record):
     parents: list[MergeParent] = Field(default_factory=list)
     digest: str = Field(default="", pattern=rf"^({_DIGEST})?$")
     source: str | None = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """What the version is relative to."""
+        template = self.template
+        return Lineage(
+            self.base,
+            self.quantization,
+            template.hash if template is not None else None,
+            template.text if template is not None else None,
+        )
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

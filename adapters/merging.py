@@ -85,8 +85,8 @@ def merge_adapters(store: AdapterStore, spec: MergeSpec) -> MergedAdapter:
             created_unix_seconds=spec.now_unix_seconds,
             method="lora",
             rank=rank,
-            base=base.manifest.base if base else None,
-            quantization=_agreed([p.stored.manifest.quantization for p in parents]),
+            base=base.lineage.base if base else None,
+            quantization=_agreed([p.stored.lineage.quantization for p in parents]),
             template=_agreed([p.stored.manifest.template for p in parents]),
             config={"merge": spec.as_data()},
             metrics={"merge_relative_error": error},
@@ -221,10 +221,10 @@ def _squared_norm(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _common_base(parents: Sequence[_Parent]) -> StoredAdapter | None:
-    known = [p.stored for p in parents if p.stored.manifest.base is not None]
-    digests = {s.manifest.base.digest for s in known if s.manifest.base is not None}
+    known = [p.stored for p in parents if p.stored.lineage.base is not None]
+    digests = {s.lineage.base.digest for s in known if s.lineage.base is not None}
     if len(digests) > 1:
-        listed = ", ".join(f"{s.label} on {s.manifest.base}" for s in known)
+        listed = ", ".join(f"{s.label} on {s.lineage.base}" for s in known)
         raise MergeError(f"these were trained on different base models: {listed}")
     return known[0] if known else None
 

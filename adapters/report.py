@@ -32,14 +32,14 @@ def listing_table(store: AdapterStore, adapters: Iterable[StoredAdapter]) -> Tab
     table.add_column("PUBLISHED", no_wrap=True)
     table.add_column("BASE", overflow="ellipsis", no_wrap=True)
     for stored in adapters:
-        base = stored.manifest.base
+        base = stored.lineage.base
         table.add_row(
             stored.name,
             str(stored.version),
             str(len(store.versions(stored.name))),
             str(stored.rank),
             size_text(stored.size_bytes),
-            time_text(stored.manifest.created_unix_seconds),
+            time_text(stored.created_unix_seconds),
             base.reference if base is not None else "not recorded",
         )
     return table

@@ -17,8 +17,9 @@ from adapters.quarantine import Quarantine, QuarantinedAdapter
 from adapters.soundness import Sweeper
 from adapters.store_layout import StoreLayout
 from adapters.store_lock import exclusive_lock
-from adapters.store_reader import StoredAdapter, StoreReader
+from adapters.store_reader import StoreReader
 from adapters.store_writer import StoreWriter, copy_folder
+from adapters.stored_adapter import StoredAdapter
 
 __all__ = ["AdapterStore", "StoredAdapter"]
 

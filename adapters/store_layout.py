@@ -5,10 +5,11 @@
     DIR/.staging/           versions being written or deleted; nothing in it is ever read
     DIR/.quarantine/        what doesn't read as a version (`adapters.quarantine`)
     DIR/.lock               locked by whoever changes the store
+    DIR/.index.json         what others have read of it (`adapters.store_index`)
 
 A publish that also moves the alias has one moment of truth, the replacement of `alias.json`: until
 then its version carries the file `.publishing`, and readers pass over such a version unless the
-alias points at it.
+alias points at it. A file in staging names the publish while it is under way.
 """
 
 import os
@@ -32,12 +33,13 @@ class StoreLayout:
         self.staging = root / ".staging"
         self.quarantine = root / ".quarantine"
         self.lock = root / ".lock"
+        self.index = root / ".index.json"
 
     def name_folder(self, name: str) -> Path:
         return self.root / name
 
     def version_folder(self, name: str, version: int) -> Path:
-        return self.root / name / str(version)
+        return self.root / f"{name}/{version}"
 
     def alias_file(self, name: str) -> Path:
         return self.root / name / ALIAS_FILE
@@ -71,7 +73,7 @@ class StoreLayout:
         """Whether a publish put the folder there but hasn't made it count."""
         if version in alias.versions:
             return False
-        return os.path.lexists(self.version_folder(name, version) / PUBLISHING_MARK)
+        return os.path.lexists(f"{self.root}/{name}/{version}/{PUBLISHING_MARK}")
 
     def read_alias(self, name: str) -> Alias:
         """The name's alias; one that points at nothing when the file is missing or unreadable."""

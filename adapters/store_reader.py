@@ -1,40 +1,22 @@
 """Reading a store, at any time and without a lock: every state that a reader can meet is whole."""
 
-import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from adapters.alias import Alias
 from adapters.errors import ManifestError
+from adapters.file_stamp import stamp_of
 from adapters.folder_files import MANIFEST_FILE, WEIGHTS_FILE
-from adapters.manifest import Manifest, read_manifest
+from adapters.manifest import read_manifest
+from adapters.store_index import Aliases, StoreIndex, Versions
 from adapters.store_layout import ALIAS_FILE, StoreLayout
+from adapters.stored_adapter import StoredAdapter
 
 _LISTING_ATTEMPTS = 5
 
-_Stamp = tuple[int, int]
-"""(mtime in ns, inode): tells a replaced file from the one that was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAdapter:
-    """One published version. Its folder doesn't change until it is removed.
-
-    `size_bytes` is the weights file's; `rank` and `digest` are the manifest's.
-    """
-
-    name: str
-    version: int
-    digest: str
-    rank: int
-    path: Path
-    manifest: Manifest
-    size_bytes: int
-
-    @property
-    def label(self) -> str:
-        """`name@version`."""
-        return f"{self.name}@{self.version}"
+_WORTH_AN_INDEX = 32
+"""Files that a listing read anew: so many and the next process shall have them from the index."""
 
 
 class StoreReader:
@@ -44,15 +26,16 @@ class StoreReader:
         self._layout = layout
         # A thousand names are looked up in one listing: joining strings is what keeps it fast.
         self._root = str(layout.root)
-        self._aliases: dict[str, tuple[_Stamp, Alias]] = {}
-        self._versions: dict[tuple[str, int], tuple[_Stamp, StoredAdapter | None]] = {}
+        self._aliases: Aliases = {}
+        self._versions: Versions = {}
+        self._has_index = False
         self.num_files_parsed = 0
         self.marked: dict[tuple[str, int], str] = {}
         """Versions that are passed over, and why: unsound ones in a store that can't be written."""
 
     def alias(self, name: str) -> Alias:
         """What `name` points at; nothing when there is no such name."""
-        stamp = _stamp(f"{self._root}/{name}/{ALIAS_FILE}")
+        stamp = stamp_of(f"{self._root}/{name}/{ALIAS_FILE}")
         if stamp is None:
             self._aliases.pop(name, None)
             return Alias()
@@ -93,24 +76,46 @@ class StoreReader:
 
     def names(self) -> tuple[str, ...]:
         """Every name that has a version, sorted."""
-        return tuple(
-            name
-            for name in self._layout.name_folders()
-            if self.current(name) is not None or self.versions(name)
-        )
+        with self._by_index() as folders:
+            return tuple(
+                name for name in folders if self.current(name) is not None or self.versions(name)
+            )
 
     def all_current(self) -> tuple[StoredAdapter, ...]:
         """The current version of every name that points at one, by name."""
-        found = (self.current(name) for name in self._layout.name_folders())
-        return tuple(stored for stored in found if stored is not None)
+        with self._by_index() as folders:
+            found = (self.current(name) for name in folders)
+            return tuple(stored for stored in found if stored is not None)
 
     def all_targets(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
         """Name -> what it points at, of every name that points at a readable version."""
-        found = {name: self.targets(name) for name in self._layout.name_folders()}
-        return {name: targets for name, targets in found.items() if targets}
+        with self._by_index() as folders:
+            found = {name: self.targets(name) for name in folders}
+            return {name: targets for name, targets in found.items() if targets}
+
+    @contextmanager
+    def _by_index(self) -> Iterator[list[str]]:
+        """The name folders, for who looks at all: with what others read before, if it still holds.
+
+        Afterwards what had to be read is kept for others, where it is worth it.
+        """
+        if not self._has_index:
+            self._has_index = True
+            index = StoreIndex.load(self._layout)
+            self._aliases = index.aliases | self._aliases
+            self._versions = index.versions | self._versions
+        before = self.num_files_parsed
+        folders = self._layout.name_folders()
+        yield folders
+        if self.num_files_parsed - before >= _WORTH_AN_INDEX:
+            there = set(folders)
+            StoreIndex(
+                {name: kept for name, kept in self._aliases.copy().items() if name in there},
+                {key: kept for key, kept in self._versions.copy().items() if key[0] in there},
+            ).save(self._layout)
 
     def _parsed(self, name: str, version: int) -> StoredAdapter | None:
-        stamp = _stamp(f"{self._root}/{name}/{version}/{MANIFEST_FILE}")
+        stamp = stamp_of(f"{self._root}/{name}/{version}/{MANIFEST_FILE}")
         if (name, version) in self.marked:
             return None
         if stamp is None:
@@ -125,14 +130,6 @@ class StoreReader:
         return kept[1]
 
 
-def _stamp(path: str) -> _Stamp | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - see StoreReader.__init__
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
-
-
 def _read_version(name: str, version: int, folder: Path) -> StoredAdapter | None:
     try:
         manifest = read_manifest(folder / MANIFEST_FILE)
@@ -141,6 +138,4 @@ def _read_version(name: str, version: int, folder: Path) -> StoredAdapter | None
         return None
     if not manifest.digest:
         return None
-    return StoredAdapter(
-        name, version, manifest.digest, manifest.rank, folder, manifest, size_bytes
-    )
+    return StoredAdapter.of(name, version, folder, size_bytes, manifest)

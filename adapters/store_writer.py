@@ -15,7 +15,11 @@ from adapters.durable_files import copy_synced, replace_synced, sync_path, sync_
 from adapters.errors import InspectionError
 from adapters.folder_files import MANIFEST_FILE, list_folder
 from adapters.manifest import Manifest
+from adapters.names import AdapterRef, parse_ref
 from adapters.store_layout import PUBLISHING_MARK, StoreLayout
+
+_INTENT = "publish-"
+"""Names a file in staging: `publish-sql@3` while version 3 is made what `sql` means."""
 
 
 class StoreWriter:
@@ -27,17 +31,12 @@ class StoreWriter:
     def recover(self) -> None:
         """Undo or finish whatever a dead process left: staging, unfinished publishes."""
         self._layout.staging.mkdir(exist_ok=True)
-        for leftover in self._layout.staging.iterdir():
+        leftovers = list(self._layout.staging.iterdir())
+        for leftover in leftovers:
+            if leftover.name.startswith(_INTENT):
+                self._settle(parse_ref(leftover.name.removeprefix(_INTENT)))
+        for leftover in leftovers:
             _delete(leftover)
-        for name in self._layout.name_folders():
-            for version in self._layout.version_folders(name):
-                mark = self._layout.version_folder(name, version) / PUBLISHING_MARK
-                if not mark.exists():
-                    continue
-                if version in self._layout.read_alias(name).versions:
-                    mark.unlink()
-                else:
-                    self._discard(mark.parent)
 
     def publish(
         self,
@@ -109,6 +108,17 @@ class StoreWriter:
         """Take a name with all its versions away, in one move."""
         self._discard(self._layout.name_folder(name))
 
+    def _settle(self, ref: AdapterRef) -> None:
+        """A publish that also moves the name was cut off: it counts if the name had moved."""
+        assert ref.version is not None
+        mark = self._layout.version_folder(ref.name, ref.version) / PUBLISHING_MARK
+        if not mark.exists():
+            return
+        if ref.version in self._layout.read_alias(ref.name).versions:
+            mark.unlink()
+        else:
+            self._discard(mark.parent)
+
     def _commit(self, name: str, staged: Path, *, set_alias: bool) -> int:
         alias = self._layout.read_alias(name)
         version = max([alias.highest, *self._layout.version_folders(name)]) + 1
@@ -117,11 +127,17 @@ class StoreWriter:
             folder.mkdir()
             sync_path(self._layout.root)
         target = self._layout.version_folder(name, version)
+        # Whoever opens the store after a crash finds by this where to look.
+        intent = self._layout.staging / f"{_INTENT}{AdapterRef(name, version)}"
+        if set_alias:
+            intent.touch()
+            sync_path(self._layout.staging)
         staged.rename(target)
         sync_path(folder)
         if set_alias:
             self._write_alias(name, single(version, version))
             (target / PUBLISHING_MARK).unlink()
+            intent.unlink()
         return version
 
     def _write_alias(self, name: str, alias: Alias) -> None:
@@ -158,4 +174,5 @@ def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        # An index is written aside without the lock: it may have been moved into place just now.
+        path.unlink(missing_ok=True)

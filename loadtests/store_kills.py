@@ -93,7 +93,7 @@ def kill_rounds(
             # and so does whoever opens the store next.
             store = AdapterStore(root)
             model = _find(state_of(store), possible, begun)
-            _check_clean(store)
+            check_clean(store)
     return KillReport(kills, num_cut_off, num_changes)
 
 
@@ -204,7 +204,8 @@ def _find(found: object, possible: list[StoreModel], begun: object) -> StoreMode
     raise MeasurementError(f"{begun} was cut off, and the store is {found}, none of {states}")
 
 
-def _check_clean(store: AdapterStore) -> None:
+def check_clean(store: AdapterStore) -> None:
+    """Raises `MeasurementError` for anything left over, or a version that isn't whole."""
     left = [*(store.root / ".staging").iterdir(), *store.root.rglob(".publishing")]
     if left:
         raise MeasurementError(f"left over: {left}")

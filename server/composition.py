@@ -112,7 +112,7 @@ async def serve_model(
     administration = Administration(
         catalog,
         cache,
-        on_device=lambda: engine.resident_adapters,
+        bank=engine,
         merger=MergeProcess(config.store),
     )
     keeper = StoreKeeper(catalog)
@@ -126,8 +126,7 @@ async def serve_model(
         watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
         if config.keys_file and keys is not None:
             watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
-        names = ", ".join(entry.current.label for entry in catalog.list()) or "none"
-        logger.info("ready in %.1f s; adapters: %s", time.perf_counter() - started, names)
+        logger.info("ready in %.1f s", time.perf_counter() - started)
         try:
             yield
         finally:

@@ -6,7 +6,6 @@ from pathlib import Path
 from adapters.errors import AdapterNotFoundError
 from adapters.inspection import inspect_adapter
 from adapters.manifest import Manifest
-from adapters.names import AdapterRef
 from adapters.store import AdapterStore, StoredAdapter
 from trainer.config import PublishSection
 from trainer.run_folder import RunFolder
@@ -24,7 +23,7 @@ def publish_adapter(
     """Copy the run's adapter into the store as a new version, whole or not at all.
 
     What the manifest says of method and rank is read from the files. With `publish.keep` older
-    versions are removed afterwards, never the one the name points at.
+    versions are removed afterwards, never one that the name points at.
     """
     if folder.loss_curve.is_file():
         shutil.copyfile(folder.loss_curve, folder.adapter / folder.loss_curve.name)
@@ -33,10 +32,7 @@ def publish_adapter(
     manifest = manifest.model_copy(update=found)
     stored = store.publish(manifest.name, folder.adapter, manifest, set_alias=section.alias)
     if section.keep is not None:
-        current = _current(store, manifest.name)
-        for version in store.versions(manifest.name)[: -section.keep]:
-            if version != current:
-                store.remove(AdapterRef(manifest.name, version))
+        store.prune(manifest.name, section.keep)
     return stored
 
 

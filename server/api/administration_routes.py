@@ -13,10 +13,13 @@ from server.core.administration import (
     AdapterAdministration,
     AdapterReport,
     MergeOrder,
+    Tier,
     VersionReport,
 )
 from server.core.errors import RequestError
 from server.core.model_info import ModelInfo
+
+_PIN_TIERS = {"host": Tier.HOST, "device": Tier.DEVICE}
 
 
 def administration_routes(
@@ -72,8 +75,14 @@ def administration_routes(
         return _residency(name, await administration.prefetch(name))
 
     @router.post("/v1/adapters/{name}/pin", response_model=None)
-    async def pin(name: str) -> Response:
-        return _residency(name, await administration.pin(name))
+    async def pin(name: str, request: Request) -> Response:
+        tier = _PIN_TIERS.get(request.query_params.get("tier", "host"))
+        if tier is None:
+            raise RequestError(
+                f"tier is {request.query_params['tier'][:80]!r}; a pin is in host or in device",
+                "tier",
+            )
+        return _residency(name, await administration.pin(name, tier))
 
     @router.post("/v1/adapters/{name}/unpin", response_model=None)
     async def unpin(name: str) -> Response:
@@ -113,7 +122,8 @@ def _version(report: VersionReport) -> dict[str, Any]:
         "root": report.root,
         "bytes": {"disk": report.size_bytes, "host": report.host_bytes},
         "residency": report.tier.value,
-        "pinned": report.is_pinned,
+        "pinned": report.pinned_in is not None,
+        "pinned_in": report.pinned_in.value if report.pinned_in is not None else None,
         "mismatches": list(report.mismatches),
     }
 

@@ -9,6 +9,7 @@ from server.core.administration import (
     AdapterReport,
     MergeOrder,
     MergeResult,
+    Tier,
     VersionReport,
 )
 
@@ -37,9 +38,9 @@ class GuardedAdministration:
         """See `AdapterAdministration.prefetch`."""
         return await self._administration.prefetch(self._checked(reference))
 
-    async def pin(self, reference: str) -> VersionReport:
+    async def pin(self, reference: str, tier: Tier = Tier.HOST) -> VersionReport:
         """See `AdapterAdministration.pin`."""
-        return await self._administration.pin(self._checked(reference))
+        return await self._administration.pin(self._checked(reference), tier)
 
     async def unpin(self, reference: str) -> VersionReport:
         """See `AdapterAdministration.unpin`."""

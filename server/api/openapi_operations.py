@@ -53,7 +53,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("PUT", "/v1/adapters/{name}/alias"): _json(
         "Point a name at a version, or at several by weight", "Adapter", AliasBody
     ),
-    ("POST", "/v1/adapters/{name}/pin"): _json("Keep it in host memory", "AdapterVersion"),
+    ("POST", "/v1/adapters/{name}/pin"): _json(
+        "Keep it in host memory, or with ?tier=device on the device", "AdapterVersion"
+    ),
     ("POST", "/v1/adapters/{name}/unpin"): _json("Let it go again", "AdapterVersion"),
     ("POST", "/v1/adapters/{name}/prefetch"): _json("Load it now", "AdapterVersion"),
     ("POST", "/v1/adapters/merge"): _json("Make one adapter of several", "Merge", MergeBody),

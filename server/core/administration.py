@@ -1,9 +1,11 @@
 """What an operator asks about adapters and does to them: reports, orders, and their Protocols."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
+
+from server.core.ports import HostAdapter
 
 
 class Tier(Enum):
@@ -19,7 +21,8 @@ class VersionReport:
     """One version. `weight` is the share of its name's requests that it gets; 0 for none.
 
     `size_bytes` is the weights file's, `host_bytes` what it takes in host memory now. `mismatches`
-    say how it was made for another base than the one served.
+    say how it was made for another base than the one served. `pinned_in` is the tier that it can't
+    be evicted from.
     """
 
     version: int
@@ -32,7 +35,7 @@ class VersionReport:
     weight: float
     tier: Tier
     host_bytes: int
-    is_pinned: bool
+    pinned_in: Tier | None = None
     mismatches: tuple[str, ...] = ()
 
 
@@ -103,6 +106,23 @@ class AdapterMerger(Protocol):
         ...
 
 
+class DeviceBank(Protocol):
+    """The adapters on the device, as an operator reaches them."""
+
+    @property
+    def resident_adapters(self) -> Sequence[str]:
+        """Digests of what is there now."""
+        ...
+
+    async def keep_adapter(self, adapter: HostAdapter) -> str | None:
+        """Put it there and keep it; returns why not, where it can't be."""
+        ...
+
+    def let_adapters_go(self, digests: Collection[str]) -> None:
+        """Let kept ones be evicted again."""
+        ...
+
+
 class AdapterAdministration(Protocol):
     """Looks after the adapters of a running server. Every `reference` is `sql` or `sql@3`."""
 
@@ -121,10 +141,11 @@ class AdapterAdministration(Protocol):
         """
         ...
 
-    async def pin(self, reference: str) -> VersionReport:
-        """Bring it into host memory and keep it there; a pinned name follows its alias.
+    async def pin(self, reference: str, tier: Tier = Tier.HOST) -> VersionReport:
+        """Bring it into host memory, or onto the device too, and keep it there.
 
-        Raises as `prefetch` does, and `PinLimitError`.
+        A pinned name follows its alias. Pinning again in another tier moves the pin. Raises as
+        `prefetch` does, and `PinLimitError`.
         """
         ...
 

@@ -4,7 +4,7 @@ SwitchyardError
 ├── RequestError            the caller's mistake: the message names the value, the limit, the remedy
 │   ├── PromptTooLongError
 │   ├── AdapterTooLargeError
-│   └── PinLimitError       pinned adapters would fill the host cache
+│   └── PinLimitError       pinned adapters would fill the host cache or the device bank
 ├── AdapterUnavailableError the store has no such adapter
 ├── AdapterUnreadableError  the store has it, but its files can't be served; says why
 ├── MergeFailedError        a merge of adapters could not be made; says why
@@ -43,7 +43,7 @@ class AdapterTooLargeError(RequestError):
 
 
 class PinLimitError(RequestError):
-    """Pinned adapters and this one together exceed what the host cache may hold."""
+    """Pinned adapters and this one together exceed what the host cache, or the bank, may hold."""
 
 
 class AdapterUnavailableError(SwitchyardError):

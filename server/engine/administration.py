@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from adapters.errors import AdapterError, InspectionError
 from adapters.inspection import inspect_adapter
@@ -12,6 +12,7 @@ from server.core.administration import (
     AdapterDetail,
     AdapterMerger,
     AdapterReport,
+    DeviceBank,
     MergeOrder,
     MergeResult,
     Tier,
@@ -19,6 +20,7 @@ from server.core.administration import (
 )
 from server.core.errors import AdapterUnavailableError, SwitchyardError
 from server.core.stack import AdapterVersion
+from server.engine.adapter_pins import AdapterPins
 from server.engine.catalog import CatalogChange, StoreCatalog
 from server.engine.catalog_entry import StoreEntry, adapter_version
 from server.engine.host_cache import HostAdapterCache
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Administration:
     """Belongs to the event loop of `cache`; what reads or writes the store runs in threads.
 
-    `on_device` gives the digests in the device bank. Pins are of this server and end with it.
+    Pins are of this server and end with it.
     """
 
     def __init__(
@@ -37,16 +39,16 @@ class Administration:
         catalog: StoreCatalog,
         cache: HostAdapterCache,
         *,
-        on_device: Callable[[], Sequence[str]],
+        bank: DeviceBank,
         merger: AdapterMerger,
     ) -> None:
         self._catalog = catalog
         self._store = catalog.store
         self._cache = cache
-        self._on_device = on_device
+        self._bank = bank
         self._merger = merger
         self._changing = asyncio.Lock()
-        self._pins: dict[AdapterRef, tuple[AdapterVersion, ...]] = {}
+        self._pins = AdapterPins(cache, bank)
         self._following: set[asyncio.Task[None]] = set()
 
     def follow_catalog(self) -> None:
@@ -54,8 +56,7 @@ class Administration:
         loop = asyncio.get_running_loop()
 
         def follow(change: CatalogChange) -> None:
-            pins = tuple(self._pins)
-            refs = [ref for ref in pins if ref.version is None and ref.name in change.names]
+            refs = [r for r in self._pins.refs if r.version is None and r.name in change.names]
             if refs:
                 loop.call_soon_threadsafe(self._start_moving, refs)
 
@@ -63,7 +64,7 @@ class Administration:
 
     async def reports(self) -> Sequence[AdapterReport]:
         """See `core.administration.AdapterAdministration.reports`."""
-        on_device = frozenset(self._on_device())
+        on_device = frozenset(self._bank.resident_adapters)
         return [self._report(entry, on_device) for entry in self._catalog.entries()]
 
     async def describe(self, reference: str) -> AdapterDetail:
@@ -76,15 +77,15 @@ class Administration:
         if chosen is None:
             self._catalog.entry(reference)  # says why: unknown, unloaded, in quarantine
             raise AdapterUnavailableError(f"the name {ref.name} points at no version")
-        on_device = frozenset(self._on_device())
+        on_device = frozenset(self._bank.resident_adapters)
         reports = tuple(
             self._version_report(
                 adapter_version(stored),
                 weight=weights.get(stored.version, 0.0),
-                method=stored.manifest.method,
-                created=stored.manifest.created_unix_seconds,
-                root=stored.path.relative_to(self._store.root).as_posix(),
-                mismatches=self._catalog.served.mismatches(stored.manifest),
+                method=stored.method,
+                created=stored.created_unix_seconds,
+                root=f"{stored.name}/{stored.version}",
+                mismatches=self._catalog.served.mismatches(stored.lineage),
                 on_device=on_device,
             )
             for stored in versions
@@ -101,22 +102,20 @@ class Administration:
             await self._cache.get(version)
         return self._of_current(entry)
 
-    async def pin(self, reference: str) -> VersionReport:
+    async def pin(self, reference: str, tier: Tier = Tier.HOST) -> VersionReport:
         """See `core.administration.AdapterAdministration.pin`."""
         entry = self._catalog.entry(reference)
         async with self._changing:
-            await self._pin(_ref(reference), entry)
+            await self._pins.pin(_ref(reference), _versions_of(entry), tier)
         return self._of_current(entry)
 
     async def unpin(self, reference: str) -> VersionReport:
         """See `core.administration.AdapterAdministration.unpin`."""
         ref = _ref(reference)
         async with self._changing:
-            versions = self._pins.pop(ref, None)
-            if versions is None:
-                pinned = ", ".join(sorted(str(r) for r in self._pins)) or "nothing"
+            if not self._pins.unpin(ref):
+                pinned = ", ".join(sorted(str(r) for r in self._pins.refs)) or "nothing"
                 raise AdapterUnavailableError(f"{ref} isn't pinned; pinned is: {pinned}")
-            self._release(versions)
         return self._of_current(self._catalog.entry(reference))
 
     async def set_alias(self, name: str, weights: Mapping[int, float]) -> AdapterReport:
@@ -124,7 +123,7 @@ class Administration:
         async with self._changing:
             await asyncio.to_thread(self._store.set_alias, name, weights)
             await asyncio.to_thread(self._catalog.refresh, [name])
-        return self._report(self._catalog.entry(name), frozenset(self._on_device()))
+        return self._report(self._catalog.entry(name), frozenset(self._bank.resident_adapters))
 
     async def remove(self, reference: str) -> None:
         """See `core.administration.AdapterAdministration.remove`."""
@@ -132,9 +131,9 @@ class Administration:
         async with self._changing:
             await asyncio.to_thread(self._store.remove, ref)
             await asyncio.to_thread(self._catalog.refresh, [ref.name])
-            for pinned in [p for p in self._pins if p == ref or p.name == ref.name]:
+            for pinned in [p for p in self._pins.refs if p.name == ref.name]:
                 if ref.version is None or pinned.version == ref.version:
-                    self._release(self._pins.pop(pinned))
+                    self._pins.unpin(pinned)
 
     async def merge(self, order: MergeOrder) -> MergeResult:
         """See `core.administration.AdapterAdministration.merge`."""
@@ -145,27 +144,6 @@ class Administration:
         await asyncio.to_thread(self._catalog.refresh, [order.name])
         return result
 
-    async def _pin(self, ref: AdapterRef, entry: StoreEntry) -> None:
-        before = self._pins.get(ref, ())
-        versions = tuple(version for version, _ in entry.targets)
-        pinned: list[AdapterVersion] = []
-        try:
-            for version in versions:
-                await self._cache.pin(version)
-                pinned.append(version)
-        except SwitchyardError:
-            self._release([v for v in pinned if v not in before])
-            raise
-        self._pins[ref] = versions
-        self._release([version for version in before if version not in versions])
-
-    def _release(self, versions: Sequence[AdapterVersion]) -> None:
-        """Unpin what no other pin holds."""
-        held = {v.digest for pinned in self._pins.values() for v in pinned}
-        for version in versions:
-            if version.digest not in held:
-                self._cache.unpin(version.digest)
-
     def _start_moving(self, refs: Sequence[AdapterRef]) -> None:
         task = asyncio.ensure_future(self._move_pins(refs))
         self._following.add(task)
@@ -175,23 +153,11 @@ class Administration:
         """A pinned name means other versions now: pin those instead, or let the name go."""
         async with self._changing:
             for ref in refs:
-                before = self._pins.get(ref)
-                if before is None:
-                    continue
                 try:
-                    entry = self._catalog.entry(ref.name)
-                    # The old one goes first: both need not fit together.
-                    self._release_for(ref, entry)
-                    await self._pin(ref, entry)
+                    await self._pins.move(ref, _versions_of(self._catalog.entry(ref.name)))
                 except SwitchyardError as error:
-                    self._release(self._pins.pop(ref, ()))
+                    self._pins.unpin(ref)
                     logger.warning("%s isn't pinned any more: %s", ref, error)
-
-    def _release_for(self, ref: AdapterRef, entry: StoreEntry) -> None:
-        wanted = {version for version, _ in entry.targets}
-        before = self._pins[ref]
-        self._pins[ref] = tuple(version for version in before if version in wanted)
-        self._release([version for version in before if version not in wanted])
 
     def _versions(self, name: str) -> list[StoredAdapter]:
         found: list[StoredAdapter] = []
@@ -235,7 +201,7 @@ class Administration:
         )
 
     def _of_current(self, entry: StoreEntry) -> VersionReport:
-        report = self._report(entry, frozenset(self._on_device()))
+        report = self._report(entry, frozenset(self._bank.resident_adapters))
         return next(v for v in report.versions if v.version == entry.current.version)
 
     def _version_report(
@@ -262,9 +228,13 @@ class Administration:
             weight=weight,
             tier=Tier.DEVICE if version.digest in on_device else tier,
             host_bytes=host_bytes,
-            is_pinned=self._cache.is_pinned(version.digest),
+            pinned_in=self._pins.tier_of(version.digest),
             mismatches=mismatches,
         )
+
+
+def _versions_of(entry: StoreEntry) -> tuple[AdapterVersion, ...]:
+    return tuple(version for version, _ in entry.targets)
 
 
 def _ref(reference: str) -> AdapterRef:

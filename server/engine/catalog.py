@@ -47,6 +47,9 @@ Listener = Callable[[CatalogChange], None]
 class StoreCatalog:
     """Reads an `AdapterStore` and keeps up with it while `watch` runs.
 
+    Nothing is read before it is asked for, or `watch` begins: a thousand adapters make no start
+    slower.
+
     `served` is the served base: adapters made for another one are not offered, unless
     `allow_mismatch`, and then `warnings` says so. `base_modules` (name -> (in, out)) is what
     imports are checked against; `allowed_roots` are the folders that `load` may read from;
@@ -73,7 +76,7 @@ class StoreCatalog:
         self._entries: dict[str, StoreEntry] = {}
         self._listeners: list[Listener] = []
         self._refreshing = threading.Lock()
-        self.refresh()
+        self._is_complete = False
 
     @property
     def store(self) -> AdapterStore:
@@ -95,6 +98,7 @@ class StoreCatalog:
     def refresh(self, names: Iterable[str] | None = None) -> None:
         """Read the store again, or only `names` of it; says in the log what changed."""
         with self._refreshing:
+            is_first = names is None and not self._is_complete
             if names is None:
                 found = self._store.targets_by_name()
                 touched = set(found) | set(self._entries)
@@ -102,26 +106,27 @@ class StoreCatalog:
                 touched = set(names)
                 found = {name: self._store.targets(name) for name in touched}
             before = _digests(self._entries[n] for n in touched if n in self._entries)
-            changed = {name for name in touched if self._update(name, found.get(name, ()))}
+            changed = {n for n in touched if self._update(n, found.get(n, ()), is_first)}
             change = CatalogChange(
                 names=frozenset(changed),
                 digests=before - _digests(self._entries.values()) if changed else frozenset(),
                 meant=_digests(self._entries[n] for n in changed if n in self._entries),
             )
+            self._is_complete |= names is None
+        if is_first:
+            logger.info("%d adapters in the store %s", len(self._entries), self._store.root)
         for listener in self._listeners if changed else ():
             listener(change)
 
     async def watch(self) -> None:
-        """Refresh what changes in the store's files. Runs until cancelled."""
+        """Read the store, then refresh what changes in its files. Runs until cancelled."""
+        await self._refresh_in_thread(None)
         changes = awatch(
             self._store.root, debounce=200, recursive=True, watch_filter=self._is_of_a_name
         )
         async for found in changes:
             names = {name for _, path in found if (name := self._store.name_in(path)) is not None}
-            try:
-                await asyncio.to_thread(self.refresh, names)
-            except (AdapterError, OSError):
-                logger.exception("the store can't be read; serving what is known")
+            await self._refresh_in_thread(names)
 
     def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
         """`sql`, `sql@3` or `sql:0.7+polite:0.3` to the versions that they mean now."""
@@ -142,17 +147,17 @@ class StoreCatalog:
         for member in stack.members:
             ref = AdapterRef(member.adapter.name, member.adapter.version)
             try:
-                manifest = self._store.get(ref).manifest
+                made_for = self._store.get(ref).lineage
             except AdapterError:
                 continue  # it went since it was resolved
-            mismatches = self._served.mismatches(manifest)
+            mismatches = self._served.mismatches(made_for)
             found += tuple(f"adapter {member.adapter.label}: {problem}" for problem in mismatches)
         return found
 
     def list(self) -> Sequence[StoreEntry]:
         """Every adapter that a request can name, by name."""
-        entries = [e for name, e in self._entries.items() if name not in self._hidden]
-        return sorted((e for e in entries if self._serves(e)), key=lambda e: e.name)
+        entries = [e for e in self.entries() if e.name not in self._hidden]
+        return [e for e in entries if self._serves(e)]
 
     def entry(self, reference: str) -> StoreEntry:
         """`sql` or `sql@3`. Raises `AdapterUnavailableError`."""
@@ -160,17 +165,17 @@ class StoreCatalog:
             ref = parse_ref(reference)
         except AdapterError as error:
             raise AdapterUnavailableError(_unknown(reference)) from error
-        entry = self._entries.get(ref.name)
+        entry = self._known(ref.name)
         if ref.version is None:
             if entry is None or ref.name in self._hidden:
                 raise AdapterUnavailableError(_unknown(reference))
             return entry
-        return StoreEntry.of(
-            ref.name, ((self._stored(ref), 1.0),), served=self._served, root=self._store.root
-        )
+        return StoreEntry.of(ref.name, ((self._stored(ref), 1.0),), served=self._served)
 
     def entries(self) -> Sequence[StoreEntry]:
         """Every name that points at a version, offered or not, by name."""
+        if not self._is_complete:
+            self.refresh()
         return sorted(self._entries.values(), key=lambda e: e.name)
 
     def is_hidden(self, name: str) -> bool:
@@ -184,7 +189,7 @@ class StoreCatalog:
         `AdapterNotFoundError` when the path isn't an adapter folder that may be read,
         `AdapterTooLargeError` when its rank is over the bank's, and what an import raises.
         """
-        if name in self._entries and name not in self._hidden and not replace:
+        if self._known(name) is not None and name not in self._hidden and not replace:
             raise AdapterExistsError(
                 f"The lora adapter '{name}' has already been loaded. Unload it first, or set "
                 "load_inplace to true"
@@ -204,7 +209,7 @@ class StoreCatalog:
 
     def unload(self, name: str) -> None:
         """Stop offering `name`; its files stay in the store, and a new version offers it again."""
-        if name not in self._entries or name in self._hidden:
+        if self._known(name) is None or name in self._hidden:
             raise AdapterNotFoundError(f"The lora adapter '{name}' cannot be found.")
         self._hidden.add(name)
 
@@ -213,7 +218,21 @@ class StoreCatalog:
         self._store.quarantine(ref, reason)
         self.refresh([ref.name])
 
-    def _update(self, name: str, targets: tuple[tuple[StoredAdapter, float], ...]) -> bool:
+    def _known(self, name: str) -> StoreEntry | None:
+        """What `name` points at. Until all of the store is known, it is looked up there."""
+        if name not in self._entries and not self._is_complete:
+            self.refresh([name])
+        return self._entries.get(name)
+
+    async def _refresh_in_thread(self, names: Iterable[str] | None) -> None:
+        try:
+            await asyncio.to_thread(self.refresh, names)
+        except (AdapterError, OSError):
+            logger.exception("the store can't be read; serving what is known")
+
+    def _update(
+        self, name: str, targets: tuple[tuple[StoredAdapter, float], ...], is_first: bool
+    ) -> bool:
         """Take over what `name` points at now; returns whether that is news."""
         before = self._entries.get(name)
         if not targets:
@@ -222,12 +241,13 @@ class StoreCatalog:
             del self._entries[name]
             logger.info("adapter %s is gone from the store", name)
             return True
-        now = StoreEntry.of(name, targets, served=self._served, root=self._store.root)
+        now = StoreEntry.of(name, targets, served=self._served)
         if before == now:
             return False
         self._entries[name] = now
         self._hidden.discard(name)
-        logger.info("adapter %s is now %s", name, now.meaning)
+        if not is_first:
+            logger.info("adapter %s is now %s", name, now.meaning)
         for problem in now.mismatches:
             verdict = "served all the same" if self._allow_mismatch else "not offered"
             logger.warning("adapter %s is %s: %s", now.current.label, verdict, problem)
@@ -239,7 +259,7 @@ class StoreCatalog:
     def _version(self, ref: AdapterRef, key: str) -> AdapterVersion:
         if ref.name in self._hidden:
             raise AdapterUnavailableError(f"adapter {ref.name} is unloaded on this server")
-        entry = self._entries.get(ref.name)
+        entry = self._known(ref.name)
         if entry is not None and ref.version is None:
             weights = tuple((index, weight) for index, (_, weight) in enumerate(entry.targets))
             index, _ = choose_target(ref.name, weights, key)
@@ -248,7 +268,7 @@ class StoreCatalog:
                 return chosen
             ref = AdapterRef(ref.name, chosen.version)
         stored = self._stored(ref)
-        mismatches = self._served.mismatches(stored.manifest)
+        mismatches = self._served.mismatches(stored.lineage)
         if mismatches and not self._allow_mismatch:
             raise RequestError(
                 f"adapter {stored.label} can't be served: {'; '.join(mismatches)}. The setting "

@@ -1,7 +1,6 @@
 """One adapter name, as the store has it now."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from adapters.compatibility import ServedBase
 from adapters.store import StoredAdapter
@@ -33,18 +32,17 @@ class StoreEntry:
         targets: tuple[tuple[StoredAdapter, float], ...],
         *,
         served: ServedBase,
-        root: Path,
     ) -> "StoreEntry":
         """The entry of what a store says `name` points at; at least one version."""
         current = max(targets, key=lambda target: (target[1], -target[0].version))[0]
-        mismatches = [p for stored, _ in targets for p in served.mismatches(stored.manifest)]
+        mismatches = [p for stored, _ in targets for p in served.mismatches(stored.lineage)]
         return cls(
             name=name,
             targets=tuple((adapter_version(stored), weight) for stored, weight in targets),
             current=adapter_version(current),
-            created=current.manifest.created_unix_seconds,
-            root=current.path.relative_to(root).as_posix(),
-            method=current.manifest.method,
+            created=current.created_unix_seconds,
+            root=f"{name}/{current.version}",
+            method=current.method,
             mismatches=tuple(dict.fromkeys(mismatches)),
         )
 
@@ -58,7 +56,6 @@ class StoreEntry:
 
 def adapter_version(stored: StoredAdapter) -> AdapterVersion:
     """A stored version as the engine knows it."""
-    template = stored.manifest.template
     return AdapterVersion(
         stored.name,
         stored.version,
@@ -66,5 +63,5 @@ def adapter_version(stored: StoredAdapter) -> AdapterVersion:
         stored.rank,
         stored.path,
         stored.size_bytes,
-        template.text if template is not None else None,
+        stored.lineage.template_text,
     )

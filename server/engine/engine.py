@@ -28,7 +28,7 @@ from server.engine.delta_queue import DeltaQueue
 from server.engine.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack
-from server.engine.step_loop import Finish, Retire, StepLoop, Stop, Submit
+from server.engine.step_loop import Finish, Keep, LetGo, Retire, StepLoop, Stop, Submit
 from server.scheduling.plan import SequenceUpdate
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
@@ -153,6 +153,25 @@ class Engine:
     def resident_adapters(self) -> tuple[str, ...]:
         """Digests of the adapters in the device bank."""
         return self._steps.resident_adapters
+
+    async def keep_adapter(self, adapter: HostAdapter) -> str | None:
+        """Put an adapter onto the device and keep it there; returns why not, where it can't be."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str | None] = loop.create_future()
+
+        def settle(problem: str | None) -> None:
+            if not answer.done():
+                answer.set_result(problem)
+
+        def tell(problem: str | None) -> None:
+            loop.call_soon_threadsafe(settle, problem)
+
+        self._steps.send(Keep(adapter, tell))
+        return await answer
+
+    def let_adapters_go(self, digests: Collection[str]) -> None:
+        """Let kept adapters be evicted from the device again."""
+        self._steps.send(LetGo(tuple(digests)))
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date (before a scrape)."""

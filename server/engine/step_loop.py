@@ -50,11 +50,26 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Put an adapter onto the device and keep it there; `answer` is given the problem, or None."""
+
+    adapter: HostAdapter
+    answer: Callable[[str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Let kept adapters be evicted like the others."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the loop; what is still running is aborted."""
 
 
-Command = Submit | Finish | Retire | Stop
+Command = Submit | Finish | Retire | Keep | LetGo | Stop
 
 
 class StepLoop:
@@ -160,8 +175,34 @@ class StepLoop:
                     for digest in digests:
                         self._scheduler.slots.retire(digest)
                     self._set_gauges()
+                case Keep(adapter, answer):
+                    answer(self._keep(adapter))
+                    self._set_gauges()
+                case LetGo(digests):
+                    for digest in digests:
+                        self._scheduler.slots.let_go(digest)
                 case Stop():
                     return False
+
+    def _keep(self, adapter: HostAdapter) -> str | None:
+        slots, digest, num_pages = self._scheduler.slots, adapter.digest, adapter.traits.num_pages
+        if not slots.can_keep(digest, num_pages):
+            return (
+                f"it takes {num_pages} pages of the device's bank, and {slots.num_kept_pages} of "
+                f"the {slots.max_kept_pages} that pins may take are pinned already: unpin another, "
+                "or raise the setting adapter_bank_pages"
+            )
+        pages = slots.keep(digest, num_pages)
+        if pages is None:
+            return None
+        try:
+            self._runner.place_adapter(pages, adapter)
+        except Exception:  # the boundary: the failure of this adapter only
+            logger.exception("adapter %s can't be placed on the device", digest)
+            slots.let_go(digest)
+            slots.discard(digest)
+            return "it can't be placed on the device; the server's log says why"
+        return None
 
     def _step(self) -> None:
         plan = self._scheduler.schedule()
@@ -245,6 +286,8 @@ class StepLoop:
                 command = self._inbox.get_nowait()
             except queue.Empty:
                 return
+            if isinstance(command, Keep):
+                command.answer("the engine stopped")
             if isinstance(command, Submit):
                 reason, sequence_id = "the engine stopped", command.sequence.sequence_id
                 self._deliver([SequenceUpdate(sequence_id, None, FinishReason.ERROR, reason)])

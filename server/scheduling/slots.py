@@ -19,11 +19,21 @@ class Slot:
     pins: int = 0
 
 
+_KEPT_SHARE = 0.75
+"""Of the bank's pages: what is kept on request may take so much, the rest is for everybody."""
+
+
 class AdapterSlots:
-    """Grants, pins and evicts slots, by adapter digest. Unpinned slots are evicted LRU first."""
+    """Grants, pins and evicts slots, by adapter digest. Unpinned slots are evicted LRU first.
+
+    Kept slots stay without a pin. They give way only to a sequence that would never run otherwise,
+    when nothing else runs; they come back when they are next used.
+    """
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
+        self.max_kept_pages = int(num_pages * _KEPT_SHARE)
+        self._kept: dict[str, int] = {}  # digest -> pages, on the device or not
         self._free_pages = list(range(num_pages - 1, -1, -1))
         self._slots: OrderedDict[str, Slot] = OrderedDict()  # least recently used first
         self._retired: set[str] = set()
@@ -57,10 +67,13 @@ class AdapterSlots:
         missing = sum(pages for digest, pages in wanted.items() if digest not in self._slots)
         if missing <= len(self._free_pages):
             return True
+        idle = [d for d, slot in self._slots.items() if slot.pins == unpinned.get(d, 0)]
+        # When nobody runs, nobody will give pages back.
+        gives_way = len(idle) == len(self._slots)
         evictable = sum(
-            len(slot.pages)
-            for digest, slot in self._slots.items()
-            if slot.pins == unpinned.get(digest, 0) and digest not in wanted
+            len(self._slots[digest].pages)
+            for digest in idle
+            if digest not in wanted and (gives_way or digest not in self._kept)
         )
         return missing <= len(self._free_pages) + evictable
 
@@ -94,13 +107,55 @@ class AdapterSlots:
             if slot.pins == 0 and digest in self._retired:
                 self.discard(digest)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Digests that are kept, on the device or not."""
+        return tuple(self._kept)
+
+    @property
+    def num_kept_pages(self) -> int:
+        return sum(self._kept.values())
+
+    def can_keep(self, digest: str, num_pages: int) -> bool:
+        """Whether what is kept would still leave the others their share."""
+        others = self.num_kept_pages - self._kept.get(digest, 0)
+        return others + num_pages <= self.max_kept_pages
+
+    def keep(self, digest: str, num_pages: int) -> tuple[int, ...] | None:
+        """Keep an adapter on the device from now on; returns pages that must be filled first.
+
+        None where there are none to fill: it is there already, or running sequences need all pages
+        and it comes when it is next used. Raises `AssertionError` unless `can_keep`.
+        """
+        assert self.can_keep(digest, num_pages), "keep() without a check of can_keep()"
+        self._kept[digest] = num_pages
+        self._retired.discard(digest)
+        if digest in self._slots:
+            return None
+        evictable = sum(
+            len(slot.pages)
+            for other, slot in self._slots.items()
+            if slot.pins == 0 and other not in self._kept
+        )
+        if num_pages > len(self._free_pages) + evictable:
+            return None
+        self._evict_until(num_pages)
+        pages = tuple(self._free_pages.pop() for _ in range(num_pages))
+        self._slots[digest] = Slot(pages)
+        return pages
+
+    def let_go(self, digest: str) -> None:
+        """Let a kept adapter be evicted like the others."""
+        self._kept.pop(digest, None)
+
     def retire(self, digest: str) -> None:
         """Free an adapter that no name means any more: now, or when its last pin is given back.
 
-        Whoever asks for it by its version in between makes it an adapter like the others again.
+        Whoever asks for it by its version in between makes it an adapter like the others again, and
+        one that is kept stays.
         """
         slot = self._slots.get(digest)
-        if slot is None:
+        if slot is None or digest in self._kept:
             return
         if slot.pins == 0:
             self.discard(digest)
@@ -116,7 +171,7 @@ class AdapterSlots:
         self._free_pages.extend(slot.pages)
 
     def _evict_until(self, num_pages: int) -> None:
-        for digest in list(self._slots):
+        for digest in sorted(self._slots, key=lambda digest: digest in self._kept):
             if len(self._free_pages) >= num_pages:
                 return
             if self._slots[digest].pins == 0:
@@ -128,3 +183,4 @@ class AdapterSlots:
         pages = [*self._free_pages, *(p for slot in self._slots.values() for p in slot.pages)]
         assert sorted(pages) == list(range(self.num_pages)), "pages lost or given twice"
         assert {d: s.pins for d, s in self._slots.items() if s.pins} == pins
+        assert self.num_kept_pages <= self.max_kept_pages

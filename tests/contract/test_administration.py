@@ -58,6 +58,7 @@ async def test_the_list(client: httpx.AsyncClient) -> None:
         "bytes": {"disk": 1000, "host": 800},
         "residency": "host",
         "pinned": False,
+        "pinned_in": None,
         "mismatches": [],
     }
 
@@ -74,6 +75,10 @@ async def test_pin_unpin_prefetch(
     client: httpx.AsyncClient, administration: FakeAdministration
 ) -> None:
     assert (await client.post("/v1/adapters/sql@3/pin")).json()["pinned"] is True
+    pinned = await client.post("/v1/adapters/sql@3/pin?tier=device")
+    assert pinned.json()["pinned_in"] == "device"
+    refused = await client.post("/v1/adapters/sql@3/pin?tier=disk")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tier")
     assert administration.pinned == {"sql@3"}
     assert (await client.post("/v1/adapters/sql@3/unpin")).json()["pinned"] is False
     assert (await client.post("/v1/adapters/sql@3/unpin")).status_code == 404

@@ -13,7 +13,9 @@ from server.core.administration import (
 from server.core.errors import AdapterUnavailableError
 
 
-def version_report(version: int, weight: float = 1.0, *, is_pinned: bool = False) -> VersionReport:
+def version_report(
+    version: int, weight: float = 1.0, *, pinned_in: Tier | None = None
+) -> VersionReport:
     return VersionReport(
         version=version,
         digest=f"sha256:sql{version}",
@@ -25,7 +27,7 @@ def version_report(version: int, weight: float = 1.0, *, is_pinned: bool = False
         weight=weight,
         tier=Tier.HOST,
         host_bytes=800,
-        is_pinned=is_pinned,
+        pinned_in=pinned_in,
     )
 
 
@@ -49,10 +51,10 @@ class FakeAdministration:
         self._check(reference)
         return version_report(3)
 
-    async def pin(self, reference: str) -> VersionReport:
+    async def pin(self, reference: str, tier: Tier = Tier.HOST) -> VersionReport:
         self._check(reference)
         self.pinned.add(reference)
-        return version_report(3, is_pinned=True)
+        return version_report(3, pinned_in=tier)
 
     async def unpin(self, reference: str) -> VersionReport:
         if reference not in self.pinned:

@@ -169,9 +169,12 @@ def test_what_a_dead_process_left_is_swept_at_open(store: AdapterStore, folder: 
     digest = adapter_digest(unfinished)
     (unfinished / "manifest.json").write_text(manifest(digest=digest).to_json())
     (unfinished / ".publishing").touch()
+    (store.root / ".staging" / "publish-sql@2").touch()
     assert store.versions("sql") == (1,)
     # ... and one that died after its alias.
     (store.root / "sql" / "1" / ".publishing").touch()
+    (store.root / ".staging" / "publish-sql@1").touch()
+    (store.root / ".staging" / "publish-gone@1").touch()
     assert store.versions("sql") == (1,)
     again = AdapterStore(store.root)
     assert _leftovers(again) == []

@@ -1,7 +1,7 @@
 """What an operator sees and does, over a real store and a real host cache."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from adapters.names import parse_ref
 from adapters.store import AdapterStore
 from server.core.administration import MergeOrder, MergeResult, Tier
 from server.core.errors import AdapterUnavailableError, PinLimitError
+from server.core.ports import HostAdapter
 from server.engine.administration import Administration
 from server.engine.catalog import StoreCatalog
 from server.engine.host_cache import HostAdapterCache
@@ -33,6 +34,24 @@ class FakeMerger:
         return MergeResult(stored.label, stored.digest, stored.rank, 0.0)
 
 
+class FakeBank:
+    """A `core.administration.DeviceBank` with room for one that is kept."""
+
+    def __init__(self) -> None:
+        self.resident_adapters: list[str] = []
+        self.kept: list[str] = []
+
+    async def keep_adapter(self, adapter: HostAdapter) -> str | None:
+        if self.kept and adapter.digest not in self.kept:
+            return "one is kept already"
+        self.kept = [adapter.digest]
+        self.resident_adapters.append(adapter.digest)
+        return None
+
+    def let_adapters_go(self, digests: Collection[str]) -> None:
+        self.kept = [digest for digest in self.kept if digest not in digests]
+
+
 class Harness:
     """A host cache of 250 bytes, where an adapter takes 100."""
 
@@ -48,11 +67,12 @@ class Harness:
         self.cache = HostAdapterCache(
             self.loader, max_bytes=250, metrics=EngineMetrics(CollectorRegistry())
         )
-        self.on_device: list[str] = []
+        self.bank = FakeBank()
+        self.on_device = self.bank.resident_adapters
         self.administration = Administration(
             self.catalog,
             self.cache,
-            on_device=lambda: self.on_device,
+            bank=self.bank,
             merger=FakeMerger(self.store, tmp_path / "1"),
         )
         self.administration.follow_catalog()
@@ -97,7 +117,7 @@ async def test_details(harness: Harness) -> None:
 
 async def test_pinned_adapters_stay_and_have_a_limit(harness: Harness) -> None:
     administration, cache = harness.administration, harness.cache
-    assert (await administration.pin("a")).is_pinned
+    assert (await administration.pin("a")).pinned_in is Tier.HOST
     for name in ("b", "c", "sql"):
         await administration.prefetch(name)
     assert harness.digest("a") in cache.digests()
@@ -109,7 +129,7 @@ async def test_pinned_adapters_stay_and_have_a_limit(harness: Harness) -> None:
     await administration.unpin("b")
     with pytest.raises(AdapterUnavailableError, match="b isn't pinned; pinned is: a"):
         await administration.unpin("b")
-    assert (await administration.pin("c")).is_pinned
+    assert (await administration.pin("c")).pinned_in is Tier.HOST
 
 
 async def test_a_pinned_name_follows_its_alias(harness: Harness) -> None:
@@ -128,6 +148,37 @@ async def test_a_pinned_name_follows_its_alias(harness: Harness) -> None:
     assert (cache.is_pinned(new), cache.is_pinned(old), cache.is_pinned(first)) == (
         True, False, False,
     )  # fmt: skip
+
+
+async def test_pins_on_the_device(harness: Harness) -> None:
+    administration, bank = harness.administration, harness.bank
+    report = await administration.pin("a", Tier.DEVICE)
+    assert (report.tier, report.pinned_in) == (Tier.DEVICE, Tier.DEVICE)
+    assert harness.cache.is_pinned(harness.digest("a")), "in host memory too"
+    with pytest.raises(PinLimitError, match="b@1 can't be pinned on the device: one is kept"):
+        await administration.pin("b", Tier.DEVICE)
+    assert not harness.cache.is_pinned(harness.digest("b")), "all or nothing"
+    assert (await administration.pin("a", Tier.HOST)).pinned_in is Tier.HOST
+    assert bank.kept == []
+    await administration.pin("sql", Tier.DEVICE)
+    await administration.pin("sql@2", Tier.HOST)
+    await administration.unpin("sql")
+    assert bank.kept == []
+    assert harness.cache.is_pinned(harness.digest("sql@2")), "the other pin is in host memory"
+    await administration.unpin("a")
+
+
+async def test_a_pin_on_the_device_follows_its_name(harness: Harness) -> None:
+    await harness.administration.pin("sql", Tier.DEVICE)
+    await asyncio.to_thread(harness.publish, "sql", 9)
+    await asyncio.to_thread(harness.catalog.refresh)
+    for _ in range(200):
+        if harness.bank.kept == [harness.digest("sql@3")]:
+            break
+        await asyncio.sleep(0.01)
+    assert harness.bank.kept == [harness.digest("sql@3")]
+    await harness.administration.remove("sql")
+    assert harness.bank.kept == []
 
 
 async def test_two_names_of_the_same_bytes_are_one_pin(harness: Harness) -> None:

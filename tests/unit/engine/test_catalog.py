@@ -182,6 +182,8 @@ def test_only_what_changed_is_read_again(store: AdapterStore, folder: Path) -> N
         store.import_folder(f"a{index}", folder)
     catalog = catalog_of(AdapterStore(store.root))
     reader = catalog.store
+    assert reader.num_files_parsed == 0, "nothing is read before it is asked for"
+    assert len(catalog.list()) == 20
     assert reader.num_files_parsed == 40, "an alias and a manifest each"
     catalog.refresh()
     assert reader.num_files_parsed == 40

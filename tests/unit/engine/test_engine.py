@@ -229,3 +229,28 @@ async def test_stopping_ends_what_still_runs() -> None:
     await harness.engine.stop()
     rest = [delta async for delta in stream]
     assert rest[-1].finish_reason is FinishReason.ERROR
+
+
+async def test_a_kept_adapter_is_on_the_device_before_and_after_its_requests() -> None:
+    async with running() as harness:
+        kept = await harness.cache.get(adapter("kept"))
+        assert await harness.engine.keep_adapter(kept) is None
+        assert harness.engine.resident_adapters == ("digest-kept",)
+        for name in "abcdefgh":
+            await collect(harness.engine, request(stack=stack(name)))
+        assert "digest-kept" in harness.engine.resident_adapters
+        wanted = request(stack=stack("kept"))
+        assert text_of(await collect(harness.engine, wanted)) == expected_text(wanted)
+        large = await harness.cache.get(adapter("large", rank=32))
+        problem = await harness.engine.keep_adapter(large)
+        assert problem is not None
+        assert "takes 4 pages" in problem
+        assert "1 of the 4 that pins may take are pinned already" in problem
+        harness.runner.unplaceable.add("digest-broke")
+        broke = await harness.cache.get(adapter("broke"))
+        assert "can't be placed" in str(await harness.engine.keep_adapter(broke))
+        harness.engine.let_adapters_go(["digest-kept"])
+        for name in "abcdefgh":
+            await collect(harness.engine, request(stack=stack(name)))
+        assert "digest-kept" not in harness.engine.resident_adapters
+    assert await harness.engine.keep_adapter(kept) == "the engine stopped"

@@ -9,8 +9,8 @@ from loadtests.store_scale import measure_store, parse_arguments
 
 def test_each_file_is_read_once_and_a_change_reads_only_its_own(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
-    figures = measure_store(tmp_path / "store", tmp_path / "scratch", 5)
-    assert figures["files_at_start"] == 10, "an alias and a manifest for each"
+    figures = measure_store(tmp_path / "store", tmp_path / "scratch", 5, 0.0)
+    assert figures["files_first"] == 10, "an alias and a manifest for each"
     assert figures["files_by_refresh"] == 2
 
 
