@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loadtests.harness.adapter_pins import pin_on_device, unpin
 from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
 from loadtests.harness.http_client import HttpClientError
 from loadtests.harness.metrics_page import MetricsDelta, read_metrics
@@ -27,6 +28,13 @@ NUM_ADAPTERS = (0, 1, 8, 32)
 TARGET_RATIO = 20.0
 TARGET_GAP_MS = 5.0
 OURS = "switchyard"
+_SETS = {
+    "lora": ("lora",),
+    "loaded": ("loaded",),
+    "mixed": ("mixed",),
+    "both": ("lora", "loaded", "mixed"),
+}
+_LABELS = {"lora": OURS, "loaded": f"{OURS}, all kinds loaded", "mixed": f"{OURS}, mixed kinds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class Plan:
     rank: int
     shape: AnswerShape
     server_args: tuple[str, ...]
+    kinds: tuple[str, ...] = ("lora",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +86,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", default="embedded:smollm2-135m-instruct", metavar="REF")
     parser.add_argument("--rank", type=int, default=16, help="of each adapter (%(default)s)")
     parser.add_argument(
-        "--kinds", choices=("lora", "mixed"), default="lora",
+        "--kinds", choices=tuple(_SETS), default="lora",
         help="mixed: every adapter of another kind in turn (LoRA, DoRA, IA3, LoRA bias, prompt and "
-        "prefix tuning), which PEFT can't batch (%(default)s)",
+        "prefix tuning), which PEFT can't batch; loaded: LoRA, with one adapter of each of the 20 "
+        "kinds kept on the device meanwhile; both: LoRA, loaded and mixed in one run, side by side "
+        "(three times as long, and a minute more) (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--tokens", type=int, default=64, help="per answer (%(default)s)")
     parser.add_argument(
@@ -128,22 +139,34 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         rank=arguments.rank,
         shape=AnswerShape(arguments.tokens, not arguments.no_ignore_eos),
         server_args=tuple(arguments.server_arg),
+        kinds=_SETS[arguments.kinds],
     )
 
 
-async def measure_own(plan: Plan, scratch: Path) -> ServerMeasurement:
-    """Start our server over the store in `scratch`, run the grid, read its memory, stop it."""
+async def measure_own(
+    plan: Plan, scratch: Path, every_kind: Sequence[str] = ()
+) -> ServerMeasurement:
+    """Start our server over the store in `scratch`, run the grid, read its memory, stop it.
+
+    `every_kind` are the adapters that are kept on the device while "loaded" is measured.
+    """
     store, log_file = scratch / "store", scratch / "server.log"
     async with running_server(plan.base, store, log_file, plan.server_args) as url:
         at_start = await read_metrics(url)
         base_id = await base_model_id(url)
-        names = [f"bench-{index:02d}" for index in range(max(plan.num_adapters))]
-        loop = ClosedLoop(OURS, url, plan.shape)
-        await loop.warm_up([base_id, *names], max(plan.num_clients))
         cells: list[CellResult] = []
-        for num_adapters in plan.num_adapters:
-            models = names[:num_adapters] or [base_id]
-            cells += await _measure_widths(loop, models, num_adapters, plan, own_url=url)
+        for kinds in plan.kinds:
+            prefix = "mixed" if kinds == "mixed" else "bench"
+            names = [f"{prefix}-{index:02d}" for index in range(max(plan.num_adapters))]
+            loop = ClosedLoop(_LABELS[kinds], url, plan.shape)
+            if kinds == "loaded":
+                await pin_on_device(url, every_kind)
+            await loop.warm_up([base_id, *names], max(plan.num_clients))
+            for num_adapters in plan.num_adapters:
+                models = names[:num_adapters] or [base_id]
+                cells += await _measure_widths(loop, models, num_adapters, plan, own_url=url)
+            if kinds == "loaded":
+                await unpin(url, every_kind)
         at_end = await read_metrics(url)
         process_bytes = at_start.process_bytes, at_end.process_bytes
         return ServerMeasurement(tuple(cells), at_end.memory(), process_bytes)
@@ -200,23 +223,19 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
     print(f"{os.cpu_count()} CPU cores; {plan.base}; rank {plan.rank} on all linears; "
           f"{plan.shape.num_tokens} tokens an answer, greedy", flush=True)  # fmt: skip
     folders: dict[str, Path] = {}
+    every_kind: list[str] = []
     arguments.peft &= arguments.kinds == "lora"
     if arguments.own or arguments.peft or arguments.llama_server:
         # Imported late: a run over --url alone needs no torch.
-        from loadtests.fixtures.adapters_factory import fill_store
+        from loadtests.fixtures.bench_store import fill_bench_store
 
-        folders = fill_store(
-            scratch / "store",
-            scratch / "adapters",
-            plan.base,
-            max(plan.num_adapters),
-            plan.rank,
-            kinds=arguments.kinds,
+        folders, every_kind = fill_bench_store(
+            scratch, plan.base, max(plan.num_adapters), plan.rank, plan.kinds
         )
     cells: list[CellResult] = []
     own = ServerMeasurement(())
     if arguments.own:
-        own = asyncio.run(measure_own(plan, scratch))
+        own = asyncio.run(measure_own(plan, scratch, every_kind))
         cells += own.cells
     for peer in arguments.url:
         cells += asyncio.run(measure_foreign(plan, peer, arguments.model)).cells
@@ -227,6 +246,8 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
         "client CPU is the benchmark's own share of one core; it runs on the same machine.\n"
         "Python is the part of the wall time that our server spent outside of the model."
     )
+    if len(plan.kinds) > 1:
+        print("\n" + _side_by_side(cells))
     _print_summary(cells)
     _print_memory(own, max(plan.num_adapters))
     return {
@@ -236,6 +257,20 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
         "process_bytes": own.process_bytes,
         "peft": _compare_with_peft(plan, folders, cells) if arguments.peft else None,
     }
+
+
+def _side_by_side(cells: Sequence[CellResult]) -> str:
+    """Tokens/s of the same cell by what the adapters are, and each over LoRA alone."""
+    speeds = {(c.server, c.num_clients, c.num_adapters): c.tokens_per_second for c in cells}
+    places = dict.fromkeys((c.num_clients, c.num_adapters) for c in cells if c.server == OURS)
+    rows = []
+    for place in places:
+        plain = speeds[OURS, *place]
+        others = [speeds[_LABELS[kinds], *place] for kinds in ("loaded", "mixed")]
+        texts = [f"{speed:.1f} ({speed / plain:.2f})" for speed in others]
+        rows.append((str(place[0]), str(place[1]), f"{plain:.1f}", *texts))
+    header = ("clients", "adapters", "LoRA tokens/s", "all kinds loaded", "mixed kinds")
+    return format_table(header, rows)
 
 
 def _measure_llama_cpp(

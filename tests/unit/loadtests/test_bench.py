@@ -24,6 +24,11 @@ def test_quick_keeps_the_corners() -> None:
     assert not plan.shape.ignore_eos
 
 
+def test_kinds_are_measured_one_after_the_other() -> None:
+    assert make_plan(parse_arguments([])).kinds == ("lora",)
+    assert make_plan(parse_arguments(["--kinds", "both"])).kinds == ("lora", "loaded", "mixed")
+
+
 def test_a_peer_may_have_a_label() -> None:
     urls = ["--url", "http://127.0.0.1:1=llama.cpp", "--url", "http://127.0.0.1:2"]
     assert parse_arguments(urls).url == [

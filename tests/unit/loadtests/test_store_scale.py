@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loadtests.program_kills import parse_arguments as parse_programs
 from loadtests.replace_under_load import parse_arguments as parse_replace
 from loadtests.store_kills import parse_arguments as parse_kills
 from loadtests.store_scale import measure_store, parse_arguments
@@ -20,3 +21,5 @@ def test_the_command_lines() -> None:
     assert parse_replace([]).replacements == 50
     assert parse_replace(["--quick"]).replacements == 5
     assert parse_kills([]).kills == 100
+    assert parse_programs([]).kills == 30
+    assert parse_programs(["--quick"]).kills == 3
