@@ -55,12 +55,24 @@ class StoreReader:
     def current(self, name: str) -> StoredAdapter | None:
         """The version that `name` alone means."""
         version = self.alias(name).version
-        return None if version is None else self._parsed(name, version)
+        for _ in range(_LISTING_ATTEMPTS):
+            found = None if version is None else self._parsed(name, version)
+            # The name may move on, and its old version go, between the two looks.
+            if found is not None or (again := self.alias(name).version) == version:
+                break
+            version = again
+        return found
 
     def targets(self, name: str) -> tuple[tuple[StoredAdapter, float], ...]:
         """The readable versions that `name` points at, with their weights."""
-        found = [(self._parsed(name, v), weight) for v, weight in self.alias(name).targets]
-        return tuple((stored, weight) for stored, weight in found if stored is not None)
+        wanted = self.alias(name).targets
+        for _ in range(_LISTING_ATTEMPTS):
+            parsed = [(self._parsed(name, version), weight) for version, weight in wanted]
+            found = tuple((stored, weight) for stored, weight in parsed if stored is not None)
+            if len(found) == len(wanted) or (again := self.alias(name).targets) == wanted:
+                break
+            wanted = again
+        return found
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Every version that readers see, ascending."""
