@@ -85,7 +85,9 @@ def base_problems(
             quantization=quantization_record(base),
             template=template_record(base, labeller),
         )
-        problems += [f"on {limits.server}: {text}" for text in limits.served.mismatches(made)]
+        problems += [
+            f"on {limits.server}: {text}" for text in limits.served.mismatches(made.lineage)
+        ]
     if limits.max_model_len is not None and longest_tokens > limits.max_model_len:
         problems.append(
             f"the longest row has {longest_tokens} tokens, and {limits.server} takes "
