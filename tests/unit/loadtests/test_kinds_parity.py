@@ -1,7 +1,20 @@
 from pathlib import Path
+from typing import get_args
 
+from loadtests.fixtures.kinds_trained import TRAINED_BY
 from loadtests.kinds_parity import measure
 from tests.unit.base.tiny_base import tiny_folder
+from trainer.config.method import LoraSection, Method, PromptSection
+
+
+def test_what_the_trainer_makes_is_in_its_config() -> None:
+    methods = set(get_args(Method)) - {"full"}
+    assert {m for trained in TRAINED_BY.values() for m in trained.methods} == methods
+    fields = {"lora": LoraSection.model_fields, "prompt": PromptSection.model_fields}
+    for trained in TRAINED_BY.values():
+        if trained.key is not None:
+            section, _, key = trained.key.partition(".")
+            assert key in fields[section]
 
 
 def test_kinds_over_an_nf4_base_equal_peft(tmp_path: Path) -> None:
