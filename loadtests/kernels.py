@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -28,7 +29,14 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import PackedWeight, pack_bf16, pack_bitsandbytes, pack_nf4
+from adapters.base.native.weights import (
+    Arithmetic,
+    PackedWeight,
+    pack_bf16,
+    pack_bitsandbytes,
+    pack_int8,
+    pack_nf4,
+)
 from adapters.rank_pages import PAGE_RANK, pages_for_rank
 
 SMOLLM2_SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
@@ -39,6 +47,8 @@ BURST_CALLS = 5
 PAUSE_SECONDS = 0.012
 CONTEXT_TOKENS = 128
 
+Name = TypeVar("Name", bound=str)
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -48,12 +58,12 @@ class Timing:
     minimum: float
 
 
-def measure(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def measure(candidates: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, Timing]:
     """Times the candidates in turns, a burst each: one call that isn't counted, then a few.
 
     Between bursts there is a pause, in which the last one's threads stop spinning.
     """
-    microseconds: dict[str, list[float]] = {name: [] for name in candidates}
+    microseconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for _ in range(max(1, rounds // BURST_CALLS)):
         for name, call in candidates.items():
             time.sleep(PAUSE_SECONDS)
@@ -73,17 +83,22 @@ def _rounds_for(rounds: int, multiply_adds: int) -> int:
 
 
 def bench_linear(ops: NativeOps, shapes: Sequence[tuple[int, int]], rounds: int) -> None:
-    """NF4 projections: native, bitsandbytes' fused path, its dequantise + matmul, torch bf16."""
+    """NF4 projections: native, the same with int8 arithmetic, bitsandbytes' fused path, its
+    dequantise + matmul, torch bf16."""
     bitsandbytes = import_bitsandbytes()
     print("\nNF4 projection, microseconds (median / best); x = median over native's")
     print(
-        f"{'N x K':>13} {'rows':>5} {'native':>17} {'GB/s':>6} {'bnb fused':>17} {'x':>6}"
+        f"{'N x K':>13} {'rows':>5} {'native':>17} {'GB/s':>6} {'int8':>17} {'x':>6}"
+        f" {'bnb fused':>17} {'x':>6}"
         f" {'dequant+mm':>17} {'x':>6} {'torch bf16':>17} {'x':>6}"
     )
     for num_outputs, num_inputs in shapes:
         dense = torch.randn(num_outputs, num_inputs, dtype=torch.bfloat16) * 0.05
         codes, state = bitsandbytes.functional.quantize_4bit(dense, quant_type="nf4")
-        weight = pack_bitsandbytes(ops.library, (codes, state))
+        weights = [
+            pack_bitsandbytes(ops.library, (codes, state), arithmetic=arithmetic)
+            for arithmetic in arithmetics(ops)
+        ]
         layers = []
         for is_fused in (True, False):
             layer = bitsandbytes.nn.Linear4bit(
@@ -98,7 +113,8 @@ def bench_linear(ops: NativeOps, shapes: Sequence[tuple[int, int]], rounds: int)
         for rows in ROW_COUNTS:
             x = torch.randn(rows, num_inputs, dtype=torch.bfloat16)
             calls = {
-                "native": partial(ops.linear, x, weight),
+                "native": partial(ops.linear, x, weights[0]),
+                "int8": partial(ops.linear, x, weights[-1]),
                 "fused": partial(layers[0], x),
                 "dequant": partial(layers[1], x),
                 "torch": partial(torch.nn.functional.linear, x, dense),
@@ -108,11 +124,16 @@ def bench_linear(ops: NativeOps, shapes: Sequence[tuple[int, int]], rounds: int)
                 timings = measure(calls, count)
             native = timings["native"]
             line = f"{num_outputs:>6}x{num_inputs:<6} {rows:>5} {_both(native):>17}"
-            line += f" {weight.size_bytes / native.median / 1e3:>6.1f}"
-            for name in ("fused", "dequant", "torch"):
+            line += f" {weights[0].size_bytes / native.median / 1e3:>6.1f}"
+            for name in ("int8", "fused", "dequant", "torch"):
                 ratio = timings[name].median / native.median
                 line += f" {_both(timings[name]):>17} {ratio:>6.2f}"
             print(line, flush=True)
+
+
+def arithmetics(ops: NativeOps) -> tuple[Arithmetic, ...]:
+    """Those that this processor has."""
+    return ("bfloat16", "int8") if ops.library.instruction_set.multiplies_bytes else ("bfloat16",)
 
 
 def _both(timing: Timing) -> str:
@@ -164,8 +185,11 @@ class StepModel:
     key_bytes_per_token: int
 
 
-def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
-    """30 layers of NF4 codes at random; the step's speed doesn't depend on their values."""
+def make_step_model(
+    ops: NativeOps, num_adapters: int, rank: int, arithmetic: Arithmetic = "bfloat16"
+) -> StepModel:
+    """30 layers of NF4 codes at random; the step's speed doesn't depend on their values. The head
+    is in bf16, with int8 arithmetic in int8."""
     shape = LlamaShape(
         hidden=576, intermediate=1536, num_heads=9, num_kv_heads=3, head_dim=64, vocab=49152,
         norm_eps=1e-5, attention_scale=0.125, rotary_dim=64,
@@ -180,7 +204,9 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
         count = sum(outputs) * num_inputs
         codes = torch.randint(0, 256, (count // 2,), dtype=torch.uint8)
         absmax = torch.rand(count // 64) * 0.05
-        weights.append(pack_nf4(ops.library, codes, absmax, code, sum(outputs), num_inputs))
+        weights.append(
+            pack_nf4(ops.library, codes, absmax, code, sum(outputs), num_inputs, arithmetic)
+        )
         segments, column = [], 0
         for num_outputs in outputs:
             segments.append(Segment(len(features), column, num_outputs))
@@ -197,11 +223,11 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
         )
         for _ in range(num_layers)
     )  # fmt: skip
-    embedding = pack_bf16(ops.library, torch.randn(shape.vocab, shape.hidden) * 0.05)
+    rows = torch.randn(shape.vocab, shape.hidden) * 0.05
+    is_int8 = arithmetic == "int8"
+    head = pack_int8(ops.library, rows, "int8") if is_int8 else pack_bf16(ops.library, rows)
     cache = torch.zeros(2, num_layers, blocks, BLOCK_SIZE, 3, 64, dtype=torch.bfloat16)
-    llama = NativeLlama(
-        ops, shape, layers, embedding, embedding, norm, cache[0], cache[1], max_tokens=256
-    )
+    llama = NativeLlama(ops, shape, layers, head, head, norm, cache[0], cache[1], max_tokens=256)
     a_offsets, b_offsets, page_elements = [], [], 0
     for num_inputs, num_outputs in features:
         a_offsets.append(page_elements)
@@ -216,7 +242,7 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
         torch.tensor([o for _, o in features], dtype=torch.int32),
         torch.ones(num_pages, len(features)),
     )  # fmt: skip
-    weight_bytes = embedding.size_bytes + sum(w.size_bytes for w in weights)
+    weight_bytes = head.size_bytes + sum(w.size_bytes for w in weights)
     return StepModel(
         llama, bank, weight_bytes, page_elements * 2 * pages_for_rank(rank),
         num_layers * 2 * 3 * 64 * 2,
@@ -225,11 +251,16 @@ def make_step_model(ops: NativeOps, num_adapters: int, rank: int) -> StepModel:
 
 def bench_step(ops: NativeOps, rounds: int, rank: int = 16) -> None:
     """Whole steps of SmolLM2-135M's shape: rows x distinct adapters, and a prefill chunk."""
-    model = make_step_model(ops, num_adapters=32, rank=rank)
+    models = {
+        arithmetic: make_step_model(ops, num_adapters=32, rank=rank, arithmetic=arithmetic)
+        for arithmetic in arithmetics(ops)
+    }
     pages_each = pages_for_rank(rank)
-    print(f"\nwhole step, SmolLM2-135M shape, NF4, bf16 head, rank {rank}, all linears adapted")
+    print(f"\nwhole step, SmolLM2-135M shape, NF4, rank {rank}, all linears adapted;")
+    print("bfloat16: exact inputs, bf16 head; int8: inputs and head in int8")
     print(
-        f"{'rows':>5} {'new':>5} {'context':>8} {'adapters':>9} {'ms median':>10} {'ms best':>8}"
+        f"{'rows':>5} {'new':>5} {'context':>8} {'adapters':>9} {'arithmetic':>10}"
+        f" {'ms median':>10} {'ms best':>8}"
         f" {'tokens/s':>9} {'MB moved':>9} {'GB/s':>6}   largest phases"
     )
     for rows, new, num_adapters in (
@@ -253,24 +284,28 @@ def bench_step(ops: NativeOps, rounds: int, rank: int = 16) -> None:
                 for row in range(rows)
             ]
         )
-        bank = model.bank if num_adapters else None
-
-        step = partial(model.llama.step, tokens, batch, samples, bank, work)
-        before = model.llama.phase_seconds()
-        timing = measure({"step": step}, rounds)["step"]
-        after = model.llama.phase_seconds()
-        total = sum(after[p] - before[p] for p in PHASES)
-        phases = sorted(((after[p] - before[p]) / total, p) for p in PHASES)[::-1][:4]
-        moved = model.weight_bytes + num_adapters * model.adapter_bytes
-        moved += rows * context * model.key_bytes_per_token
-        print(
-            f"{rows:>5} {new:>5} {context:>8} {num_adapters:>9} {timing.median / 1e3:>10.2f}"
-            f" {timing.minimum / 1e3:>8.2f} {rows * new / timing.median * 1e6:>9.0f}"
-            f" {moved / 1e6:>9.0f} {moved / timing.median / 1e3:>6.1f}   "
-            + "  ".join(f"{name} {share:.0%}" for share, name in phases),
-            flush=True,
-        )
-    model.llama.close()
+        calls, before = {}, {}
+        for arithmetic, model in models.items():
+            bank = model.bank if num_adapters else None
+            calls[arithmetic] = partial(model.llama.step, tokens, batch, samples, bank, work)
+            before[arithmetic] = model.llama.phase_seconds()
+        for arithmetic, timing in measure(calls, rounds).items():
+            model, start = models[arithmetic], before[arithmetic]
+            end = model.llama.phase_seconds()
+            total = sum(end[p] - start[p] for p in PHASES)
+            phases = sorted(((end[p] - start[p]) / total, p) for p in PHASES)[::-1][:4]
+            moved = model.weight_bytes + num_adapters * model.adapter_bytes
+            moved += rows * context * model.key_bytes_per_token
+            print(
+                f"{rows:>5} {new:>5} {context:>8} {num_adapters:>9} {arithmetic:>10}"
+                f" {timing.median / 1e3:>10.2f}"
+                f" {timing.minimum / 1e3:>8.2f} {rows * new / timing.median * 1e6:>9.0f}"
+                f" {moved / 1e6:>9.0f} {moved / timing.median / 1e3:>6.1f}   "
+                + "  ".join(f"{name} {share:.0%}" for share, name in phases),
+                flush=True,
+            )
+    for model in models.values():
+        model.llama.close()
 
 
 def main() -> None:

@@ -218,6 +218,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         max_batch_tokens=config.max_batch_tokens,
         max_num_sequences=config.max_num_sequences,
         head_format=config.head_format,
+        arithmetic=config.arithmetic,
     )
 
 

@@ -50,6 +50,12 @@ class ServerConfig(BaseModel):
     head_format: Literal["bfloat16", "int8", "nf4"] = setting(
         MODEL, "bfloat16", "Output head of the native backend: smaller is faster, less exact"
     )
+    arithmetic: Literal["bfloat16", "int8"] = setting(
+        MODEL,
+        "bfloat16",
+        "What 4-bit weights are multiplied with: inputs as they are, or rounded to int8, "
+        "which is faster and less exact; needs native kernels and AVX512-VNNI",
+    )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 
     store: str = setting(ADAPTERS, "var/adapters", "The adapter store: a folder, or a URL as s3://")

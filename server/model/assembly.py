@@ -10,6 +10,7 @@ import torch
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.native.build import NativeLibrary, load_native
 from adapters.base.native.ops import NativeOps
+from adapters.base.native.weights import Arithmetic
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
@@ -52,6 +53,7 @@ class ModelSettings:
     max_batch_tokens: int
     max_num_sequences: int
     head_format: HeadFormat = "bfloat16"
+    arithmetic: Arithmetic = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     """
     device = resolve_device(settings.device)
     library = _native_library(settings, device)
+    _check_arithmetic(settings, library)
     dtype = _dtype(settings, device, is_native=library is not None)
     base = load_base(settings.base, settings.quantization, device=device, dtype=dtype)
     freeze(base.model)
@@ -132,12 +135,13 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     elif is_native_architecture(base.model.config):
         way = _native_way(parts, library, settings)
     else:
-        way = _generic_way_on_native_kernels(parts, library)
+        way = _generic_way_on_native_kernels(parts, library, settings)
     gc.collect()  # a model whose weights were packed is garbage with reference cycles
     return_freed_memory()
     logger.info(
-        "base %s on %s in %s (%s), backend %s", settings.base, device, settings.quantization.scheme,
-        dtype, way.backend,
+        "base %s on %s in %s (%s), backend %s, %s arithmetic", settings.base, device,
+        settings.quantization.scheme, dtype, way.backend,
+        settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
     vocab_size = int(base.model.config.vocab_size)
     eos_ids = eos_token_ids(base.model, base.tokenizer)
@@ -198,14 +202,18 @@ def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) 
         max_batch_tokens=settings.max_batch_tokens,
         max_positions=parts.max_model_len,
         head_format=settings.head_format,
+        arithmetic=settings.arithmetic,
     )
     return _Way(native, "native", native.weight_bytes, native.facts, native.weights)
 
 
-def _generic_way_on_native_kernels(parts: _Parts, library: NativeLibrary) -> _Way:
+def _generic_way_on_native_kernels(
+    parts: _Parts, library: NativeLibrary, settings: ModelSettings
+) -> _Way:
     """transformers' modules with native linears, adapter work and attention."""
     layout = parts.bank.layout
-    backend = native_backend(NativeOps(library), native_bank(parts.bank), layout)
+    ops, bank = NativeOps(library), native_bank(parts.bank)
+    backend = native_backend(ops, bank, layout, settings.arithmetic)
     parts.generic.install_adapters(parts.bank, backend)
     packed = sum(m.size_bytes for m in parts.base.model.modules() if isinstance(m, NativeLinear))
     generic, num_bytes = parts.generic, model_bytes(parts.base) + packed
@@ -226,6 +234,22 @@ def _native_library(settings: ModelSettings, device: str) -> NativeLibrary | Non
     if library is None and settings.backend == "native":
         raise ConfigurationError(["backend is native, but the kernels can't be built; see the log"])
     return library
+
+
+def _check_arithmetic(settings: ModelSettings, library: NativeLibrary | None) -> None:
+    """Raises `ConfigurationError` where int8 arithmetic is wanted and can't be had."""
+    if settings.arithmetic == "bfloat16":
+        return
+    if library is None:
+        reason = "which only the native CPU kernels have, and they don't run here"
+    elif not library.instruction_set.multiplies_bytes:
+        kernels = library.instruction_set.value
+        reason = f"which needs AVX512-VNNI and AVX512-BF16, but this processor runs {kernels}"
+    elif settings.quantization.scheme == "none":
+        reason = "which multiplies 4-bit weights, but quantization is none"
+    else:
+        return
+    raise ConfigurationError([f"arithmetic is int8, {reason}; use --arithmetic bfloat16"])
 
 
 def _dtype(settings: ModelSettings, device: str, *, is_native: bool) -> torch.dtype:

@@ -17,7 +17,7 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import PackedWeight, embed, row_major_bf16
+from adapters.base.native.weights import Arithmetic, PackedWeight, embed, row_major_bf16
 from server.model.bank import AdapterBank
 from server.model.generic import GenericModel
 from server.model.kv_cache import KVCache
@@ -43,11 +43,17 @@ class NativeModel:
         max_batch_tokens: int,
         max_positions: int,
         head_format: HeadFormat = "bfloat16",
+        arithmetic: Arithmetic = "bfloat16",
     ) -> None:
         """Packs `model`; `probed` is the generic way over the same model, not yet wrapped."""
         self._ops = NativeOps(library)
         description = NativeDescription(
-            model, probed.layers, bank.layout, library, max_positions=max_positions
+            model,
+            probed.layers,
+            bank.layout,
+            library,
+            max_positions=max_positions,
+            arithmetic=arithmetic,
         )
         layers = description.layers()
         head = description.head(head_format)

@@ -17,6 +17,7 @@ from adapters.base.native.llama import LlamaLayer, LlamaShape
 from adapters.base.native.ops import Projection, Segment
 from adapters.base.native.weights import (
     BLOCK_SIZE,
+    Arithmetic,
     PackedWeight,
     pack_bf16,
     pack_bitsandbytes,
@@ -87,6 +88,7 @@ class NativeDescription:
         library: NativeLibrary,
         *,
         max_positions: int,
+        arithmetic: Arithmetic = "bfloat16",
     ) -> None:
         self._model = model
         self._config = model.config
@@ -95,6 +97,7 @@ class NativeDescription:
         self._places = layout.by_name
         self._library = library
         self._max_positions = max_positions
+        self._arithmetic: Arithmetic = arithmetic
 
     def shape(self) -> LlamaShape:
         """Sizes and scalar options."""
@@ -135,11 +138,11 @@ class NativeDescription:
         """The output head, packed; in bfloat16 a tied model looks tokens up in it as well."""
         rows = self._model.get_output_embeddings().weight.detach()
         if head_format == "int8":
-            return pack_int8(self._library, rows)
+            return pack_int8(self._library, rows, self._arithmetic)
         if head_format == "nf4":
             quantize = import_bitsandbytes().functional.quantize_4bit
             codes, state = quantize(rows, blocksize=BLOCK_SIZE, quant_type="nf4")
-            return pack_bitsandbytes(self._library, (codes, state))
+            return pack_bitsandbytes(self._library, (codes, state), arithmetic=self._arithmetic)
         return pack_bf16(self._library, rows)
 
     def final_norm(self) -> torch.Tensor:
@@ -182,7 +185,8 @@ class NativeDescription:
                 for m in modules
             ]
             bias = torch.cat(parts).contiguous()
-        return Projection(pack_linears(self._library, modules), bias, tuple(segments))
+        packed = pack_linears(self._library, modules, self._arithmetic)
+        return Projection(packed, bias, tuple(segments))
 
     def _norm(self, norm: Any) -> torch.Tensor:
         weight: torch.Tensor = norm.weight.detach().float() + self._family.norm_offset
@@ -214,12 +218,14 @@ class NativeDescription:
         return float(getattr(self._config, "embedding_multiplier", 1.0))
 
 
-def pack_linears(library: NativeLibrary, modules: Sequence[nn.Module]) -> PackedWeight:
-    """One packed matrix of linears over the same input: 4-bit codes as they are, else bf16."""
+def pack_linears(
+    library: NativeLibrary, modules: Sequence[nn.Module], arithmetic: Arithmetic
+) -> PackedWeight:
+    """One packed matrix of linears over the same input: 4-bit codes as they are, else bf16, which
+    is always multiplied as it is."""
     weights: list[Any] = [module.weight for module in modules]
     states = [getattr(weight, "quant_state", None) for weight in weights]
     if all(state is not None for state in states):
-        return pack_bitsandbytes(
-            library, *((weight.data, state) for weight, state in zip(weights, states, strict=True))
-        )
+        pairs = [(weight.data, state) for weight, state in zip(weights, states, strict=True)]
+        return pack_bitsandbytes(library, *pairs, arithmetic=arithmetic)
     return pack_bf16(library, *weights)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
 from typing import Any, ClassVar
 
-KIND_NONE, KIND_NF4, KIND_BF16, KIND_INT8, KIND_ROWS_BF16 = range(5)
+KIND_NONE, KIND_NF4, KIND_BF16, KIND_INT8, KIND_ROWS_BF16, KIND_NF4_BYTES, KIND_INT8_BYTES = range(7)
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 MAX_SEGMENTS = 3
 STATUS_MESSAGES = {
@@ -21,7 +21,7 @@ class Weight(ctypes.Structure):
     """SyWeight"""
 
     _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
-        ("kind", c_int32), ("n", c_int32), ("k", c_int32), ("reserved", c_int32),
+        ("kind", c_int32), ("n", c_int32), ("k", c_int32), ("code_step", c_float),
         ("data", c_void_p), ("scales", c_void_p), ("code", c_void_p),
     ]  # fmt: skip
 
@@ -126,9 +126,9 @@ def declare_functions(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "sy_pool_create": (p, [i32]),
         "sy_pool_destroy": (None, [p]),
-        "sy_pack_nf4": (None, [p, p, i32, i32, p, p]),
+        "sy_pack_nf4": (None, [p, p, i32, i32, i32, p, p]),
         "sy_pack_bf16": (None, [p, i32, i32, p]),
-        "sy_pack_int8": (None, [p, i32, i32, p, p]),
+        "sy_pack_int8": (None, [p, i32, i32, i32, p, p]),
         "sy_unpack_nf4": (None, [POINTER(Weight), p]),
         "sy_embed": (None, [POINTER(Weight), p, i32, p]),
         "sy_linear": (None, [p, POINTER(Weight), p, p, i64, i32, p, i64, p]),

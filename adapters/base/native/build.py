@@ -56,7 +56,7 @@ class InstructionSet(Enum):
             return common
         avx512 = (
             *common, "-DSY_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
-            "-mavx512bf16",
+            "-mavx512bf16", "-mavx512vnni",
         )  # fmt: skip
         if self is InstructionSet.AVX512_BF16:
             return avx512
@@ -70,9 +70,18 @@ class InstructionSet(Enum):
         if self is InstructionSet.AVX2:
             return frozenset({"avx2", "fma", "f16c"})
         avx512 = frozenset(
-            {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"}
-        )
+            {
+                "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni",
+                "avx2", "fma",
+            }
+        )  # fmt: skip
         return avx512 | {"amx_tile", "amx_bf16"} if self is InstructionSet.AMX_BF16 else avx512
+
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether it has the products of int8 activations (csrc/byte_tiles.h)."""
+        return self is not InstructionSet.AVX2
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from adapters.base.bitsandbytes_import import import_bitsandbytes
 from adapters.base.native import abi
 from adapters.base.native.build import NativeLibrary
 
+Arithmetic = Literal["bfloat16", "int8"]
+"""What weights are multiplied with: activations as they are, or rounded to int8 in blocks of 64."""
+
 BLOCK_SIZE = 64
 _LANES = 16
+_LARGEST_LEVEL = 127
 
 
 def _require(condition: bool, message: str) -> None:
@@ -41,7 +45,7 @@ class PackedWeight:
     """A matrix [num_outputs, num_inputs] as the kernels read it; see csrc/weights.h.
 
     `scales` is fp32: absmax per block (NF4), factor per output (int8), else None. `code` is the
-    16-entry table of the 4-bit format.
+    16-entry table of the 4-bit format; int8 arithmetic rounds it to multiples of `code_step`.
     """
 
     kind: int
@@ -50,6 +54,7 @@ class PackedWeight:
     data: Tensor
     scales: Tensor | None = None
     code: Tensor | None = None
+    code_step: float = 0.0
 
     @property
     def size_bytes(self) -> int:
@@ -59,7 +64,7 @@ class PackedWeight:
     def structure(self) -> abi.Weight:
         """The C view; borrows this object's tensors."""
         return abi.Weight(
-            self.kind, self.num_outputs, self.num_inputs, 0, self.data.data_ptr(),
+            self.kind, self.num_outputs, self.num_inputs, self.code_step, self.data.data_ptr(),
             None if self.scales is None else self.scales.data_ptr(),
             None if self.code is None else self.code.data_ptr(),
         )  # fmt: skip
@@ -69,6 +74,21 @@ def _padded(num_outputs: int) -> int:
     return -(-num_outputs // _LANES) * _LANES
 
 
+def _require_arithmetic(library: NativeLibrary, arithmetic: Arithmetic) -> None:
+    _require(
+        arithmetic != "int8" or library.instruction_set.multiplies_bytes,
+        f"int8 arithmetic needs AVX512-VNNI; these kernels are {library.instruction_set.value}",
+    )
+
+
+def best_code_step(code: Tensor) -> float:
+    """The step whose multiples, at most 127 of them, lie closest to a format's 16 codes."""
+    steps = code.abs().max().double() / torch.arange(_LARGEST_LEVEL // 2, _LARGEST_LEVEL + 1)
+    steps = steps[:, None]
+    errors = (code.double() / steps).round() * steps - code.double()
+    return float(steps[errors.square().sum(dim=1).argmin()])
+
+
 def pack_nf4(
     library: NativeLibrary,
     packed: Tensor,
@@ -76,13 +96,16 @@ def pack_nf4(
     code: Tensor,
     num_outputs: int,
     num_inputs: int,
+    arithmetic: Arithmetic = "bfloat16",
 ) -> PackedWeight:
     """From bitsandbytes' layout: `packed` uint8, two codes a byte along row-major [N, K], the first
     in the high nibble; `absmax` fp32 per 64 weights (double quantisation undone); `code` fp32 [16].
 
     Serves NF4 and FP4 alike. Several matrices over one input are packed as one by concatenating
-    their `packed` and `absmax`. Raises `ValueError` when K isn't a multiple of 64.
+    their `packed` and `absmax`. Raises `ValueError` when K isn't a multiple of 64, or when these
+    kernels lack the arithmetic.
     """
+    _require_arithmetic(library, arithmetic)
     _require(
         num_inputs % BLOCK_SIZE == 0,
         f"num_inputs is {num_inputs}; the 4-bit kernels need a multiple of {BLOCK_SIZE}",
@@ -96,11 +119,14 @@ def pack_nf4(
     padded = _padded(num_outputs)
     data = library.arena.zeros(padded * num_inputs // 8, torch.int32)
     scales = library.arena.zeros(padded * num_inputs // BLOCK_SIZE, torch.float32)
+    kind, step = abi.KIND_NF4, 0.0
+    if arithmetic == "int8":
+        kind, step = abi.KIND_NF4_BYTES, best_code_step(code)
     library.functions.sy_pack_nf4(
-        packed.data_ptr(), absmax.data_ptr(), num_outputs, num_inputs,
+        packed.data_ptr(), absmax.data_ptr(), num_outputs, num_inputs, kind,
         data.data_ptr(), scales.data_ptr(),
     )  # fmt: skip
-    return PackedWeight(abi.KIND_NF4, num_outputs, num_inputs, data, scales, code.clone())
+    return PackedWeight(kind, num_outputs, num_inputs, data, scales, code.clone(), step)
 
 
 def plain_absmax(quant_state: Any) -> Tensor:
@@ -114,7 +140,9 @@ def plain_absmax(quant_state: Any) -> Tensor:
     return (absmax + offset).to(torch.float32)
 
 
-def pack_bitsandbytes(library: NativeLibrary, *weights: tuple[Tensor, Any]) -> PackedWeight:
+def pack_bitsandbytes(
+    library: NativeLibrary, *weights: tuple[Tensor, Any], arithmetic: Arithmetic = "bfloat16"
+) -> PackedWeight:
     """One packed matrix of (Params4bit data, quant state) pairs over the same input, in order.
 
     The weights must be in bitsandbytes' plain layout, which an eval-mode CPU forward of
@@ -135,7 +163,7 @@ def pack_bitsandbytes(library: NativeLibrary, *weights: tuple[Tensor, Any]) -> P
             f"block size is {state.blocksize}; the kernels take {BLOCK_SIZE}",
         )
     num_outputs = sum(int(state.shape[0]) for _, state in weights)
-    return pack_nf4(library, codes, absmax, first.code, num_outputs, num_inputs)
+    return pack_nf4(library, codes, absmax, first.code, num_outputs, num_inputs, arithmetic)
 
 
 def pack_bf16(library: NativeLibrary, *rows: Tensor) -> PackedWeight:
@@ -148,17 +176,23 @@ def pack_bf16(library: NativeLibrary, *rows: Tensor) -> PackedWeight:
     return PackedWeight(abi.KIND_BF16, num_outputs, num_inputs, data)
 
 
-def pack_int8(library: NativeLibrary, rows: Tensor) -> PackedWeight:
+def pack_int8(
+    library: NativeLibrary, rows: Tensor, arithmetic: Arithmetic = "bfloat16"
+) -> PackedWeight:
     """[N, K] rounded to symmetric int8 with one scale per output; K a multiple of 4."""
+    _require_arithmetic(library, arithmetic)
     matrix = rows.detach().to(torch.bfloat16).contiguous()
     num_outputs, num_inputs = matrix.shape
     _require(num_inputs % 4 == 0, f"num_inputs is {num_inputs}; int8 needs a multiple of 4")
-    data = library.arena.zeros(_padded(num_outputs) * num_inputs // 4, torch.int32)
-    scales = library.arena.zeros(num_outputs, torch.float32)
+    kind, width = abi.KIND_INT8, num_inputs
+    if arithmetic == "int8":
+        kind, width = abi.KIND_INT8_BYTES, -(-num_inputs // 8) * 8
+    data = library.arena.zeros(_padded(num_outputs) * width // 4, torch.int32)
+    scales = library.arena.zeros(_padded(num_outputs), torch.float32)
     library.functions.sy_pack_int8(
-        matrix.data_ptr(), num_outputs, num_inputs, data.data_ptr(), scales.data_ptr()
+        matrix.data_ptr(), num_outputs, num_inputs, kind, data.data_ptr(), scales.data_ptr()
     )
-    return PackedWeight(abi.KIND_INT8, num_outputs, num_inputs, data, scales)
+    return PackedWeight(kind, num_outputs, num_inputs, data, scales)
 
 
 def row_major_bf16(rows: Tensor) -> PackedWeight:

@@ -18,7 +18,13 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import PackedWeight, embed, pack_bf16, pack_bitsandbytes
+from adapters.base.native.weights import (
+    Arithmetic,
+    PackedWeight,
+    embed,
+    pack_bf16,
+    pack_bitsandbytes,
+)
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kernels.backends import KernelBackend
@@ -97,7 +103,9 @@ class NativeWork:
         out_TN.copy_(total)
 
 
-def native_backend(ops: NativeOps, bank: NativeBank, layout: PageLayout) -> KernelBackend:
+def native_backend(
+    ops: NativeOps, bank: NativeBank, layout: PageLayout, arithmetic: Arithmetic = "bfloat16"
+) -> KernelBackend:
     """The backend for one bank. What a kernel can't take falls back to plain torch."""
     dummy = pack_bf16(ops.library, torch.zeros(16, 2))
     projections = {
@@ -132,12 +140,12 @@ def native_backend(ops: NativeOps, bank: NativeBank, layout: PageLayout) -> Kern
         )
 
     def make_linear(module: nn.Module) -> nn.Module:
-        return pack_linear(ops, module) or module
+        return pack_linear(ops, module, arithmetic) or module
 
     return KernelBackend("native-linears", make_work, attend, make_linear=make_linear)
 
 
-def pack_linear(ops: NativeOps, module: Any) -> NativeLinear | None:
+def pack_linear(ops: NativeOps, module: Any, arithmetic: Arithmetic) -> NativeLinear | None:
     """The packed twin of a linear of any kind, or None where its sizes don't suit the kernels."""
     shape = linear_shape(module)
     if shape is None or shape[0] % _MULTIPLE:
@@ -145,7 +153,7 @@ def pack_linear(ops: NativeOps, module: Any) -> NativeLinear | None:
     weight = module.weight
     state = getattr(weight, "quant_state", None)
     if state is not None:
-        packed = pack_bitsandbytes(ops.library, (weight.data, state))
+        packed = pack_bitsandbytes(ops.library, (weight.data, state), arithmetic=arithmetic)
     elif type(module).__name__ == "Conv1D":
         packed = pack_bf16(ops.library, weight.detach().T)
     else:

@@ -19,14 +19,15 @@ def _cpuinfo(flags: str) -> str:
 
 
 def test_instruction_sets_come_from_the_processor_flags() -> None:
-    avx512 = f"{_AVX2_FLAGS} avx512f avx512bw avx512vl avx512dq avx512_bf16"
+    avx512 = f"{_AVX2_FLAGS} avx512f avx512bw avx512vl avx512dq avx512_bf16 avx512_vnni"
     both = (InstructionSet.AVX512_BF16, InstructionSet.AVX2)
     assert supported_instruction_sets(_cpuinfo(avx512)) == both
     amx = f"{avx512} amx_bf16 amx_tile amx_int8"
     assert supported_instruction_sets(_cpuinfo(amx)) == (InstructionSet.AMX_BF16, *both)
     assert supported_instruction_sets(_cpuinfo(_AVX2_FLAGS)) == (InstructionSet.AVX2,)
-    without_bf16 = f"{_AVX2_FLAGS} avx512f avx512bw avx512vl avx512dq"
-    assert supported_instruction_sets(_cpuinfo(without_bf16)) == (InstructionSet.AVX2,)
+    for missing in ("avx512_bf16", "avx512_vnni"):
+        without = avx512.replace(f" {missing}", "")
+        assert supported_instruction_sets(_cpuinfo(without)) == (InstructionSet.AVX2,)
     assert supported_instruction_sets(_cpuinfo("fpu sse4_2 avx")) == ()
     assert supported_instruction_sets("") == ()
 

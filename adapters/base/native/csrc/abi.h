@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
-enum SyKind : int32_t { SY_NONE = 0, SY_NF4 = 1, SY_BF16 = 2, SY_INT8 = 3, SY_ROWS_BF16 = 4 };
+enum SyKind : int32_t { SY_NONE = 0, SY_NF4 = 1, SY_BF16 = 2, SY_INT8 = 3, SY_ROWS_BF16 = 4, SY_NF4_BYTES = 5, SY_INT8_BYTES = 6 };
 enum SyActivation : int32_t { SY_SILU = 0, SY_GELU_TANH = 1 };
 
 // One weight matrix [n, k] in the packed layout of its kind (see weights.h).
-// scales: NF4 fp32 absmax [n/16, k/64, 16]; INT8 fp32 per output [n]; else null. code: 16 floats.
+// scales: NF4 fp32 absmax [n/16, k/64, 16]; INT8 fp32 per output [n], or [n/16, 16] as bytes; else null.
+// code: 16 floats.
 struct SyWeight {
-    int32_t kind, n, k, reserved;
+    int32_t kind, n, k;
+    float code_step;  // NF4_BYTES: what is multiplied is round(code / code_step) * code_step * absmax
     const void* data;
     const float* scales;
     const float* code;

@@ -19,10 +19,10 @@ void* sy_pool_create(int32_t num_threads);
 void sy_pool_destroy(void* pool);
 
 // Packing (pack.cpp).
-void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n, int32_t k, uint32_t* packed,
+void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n, int32_t k, int32_t kind, uint32_t* packed,
                  float* packed_absmax);
 void sy_pack_bf16(const uint16_t* rows, int32_t n, int32_t k, uint32_t* packed);
-void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, uint32_t* packed, float* scales);
+void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, int32_t kind, uint32_t* packed, float* scales);
 void sy_unpack_nf4(const SyWeight* weight, uint16_t* rows);
 void sy_embed(const SyWeight* weight, const int32_t* ids, int32_t num_ids, float* out);
 

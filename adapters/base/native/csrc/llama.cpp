@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -57,10 +58,23 @@ Llama::Llama(const SyLlama& model, Pool& pool)
         attended_ = take<uint16_t>(tokens * heads_stride_);
         activated_ = take<uint16_t>(tokens * inter_stride_);
         scaled_ = take<uint16_t>(tokens * (heads_stride_ > inter_stride_ ? heads_stride_ : inter_stride_));
+        byte_room_ = take<uint8_t>(byte_room_bytes(tokens));
         positions_ = take<int32_t>(tokens);
         slots_ = take<int32_t>(tokens);
         if (pass == 0) arena_.resize(static_cast<size_t>(arena_used_ + kArenaAlignment));
     }
+}
+
+// Of the widest projection that multiplies bytes.
+int64_t Llama::byte_room_bytes(int64_t num_tokens) const {
+    int64_t widest = multiplies_bytes(m_.head) ? ByteRows::room_bytes(num_tokens, m_.hidden) : 0;
+    for (const SyLayer& layer : layers_) {
+        for (const SyProjection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+            if (!multiplies_bytes(p->weight)) continue;
+            widest = std::max(widest, ByteRows::room_bytes(num_tokens, p->weight.k));
+        }
+    }
+    return widest;
 }
 
 int Llama::check(const SyBatch& b, const SyBank* bank) const {
@@ -171,7 +185,8 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     LoraPlan* lora = lora_.is_empty() ? nullptr : &lora_;
 
     const SyAttention attention = attention_of(batch, layer, index);
-    const ProjectionCall qkv = {layer.qkv, normed_, hidden_stride_, tokens, lora, &layer.o, nullptr, &attention_, &attention};
+    const ProjectionCall qkv = {layer.qkv, normed_, hidden_stride_, tokens, lora, &layer.o, nullptr, byte_room_,
+                                &attention_, &attention};
     run_shrinks(worker, qkv);
     finish_phase(worker, kPhaseQkvShrink);
     run_product(worker, qkv, qkv_unit_, [&](int, int column, float* sums, int64_t stride) {
@@ -183,14 +198,14 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     attention_.run(worker, attention);
     finish_phase(worker, kPhaseAttention);
 
-    const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up, scaled_};
+    const ProjectionCall o = {layer.o, attended_, heads_stride_, tokens, lora, &layer.gate_up, scaled_, byte_room_};
     run_shrinks(worker, o);
     finish_phase(worker, kPhaseOShrink);
     run_sublayer(worker, o, layer.post_attn_norm, kPhaseO);
     norm_rows(worker, tokens, layer.post_attn_norm, layer.mlp_norm);
     finish_phase(worker, kPhaseMlpNorm);
 
-    const ProjectionCall gate_up = {layer.gate_up, normed_, hidden_stride_, tokens, lora, &layer.down};
+    const ProjectionCall gate_up = {layer.gate_up, normed_, hidden_stride_, tokens, lora, &layer.down, nullptr, byte_room_};
     run_shrinks(worker, gate_up);
     finish_phase(worker, kPhaseGateUpShrink);
     run_product(worker, gate_up, gate_up_unit_, [&](int, int column, const float* sums, int64_t stride) {
@@ -202,7 +217,7 @@ void Llama::run_layer(Worker& worker, const SyBatch& batch, int index) {
     finish_phase(worker, kPhaseGateUp);
 
     const ProjectionCall down = {layer.down, activated_, inter_stride_, tokens, lora,
-                                 is_last ? nullptr : &after->qkv, scaled_};
+                                 is_last ? nullptr : &after->qkv, scaled_, byte_room_};
     run_shrinks(worker, down);
     finish_phase(worker, kPhaseDownShrink);
     run_sublayer(worker, down, layer.post_mlp_norm, kPhaseDown);
@@ -276,7 +291,8 @@ void Llama::head(Worker& worker, const SyBatch& batch) {
     });
     SyProjection p = {};
     p.weight = m_.head;
-    const ProjectionCall call = {p, normed_, hidden_stride_, batch.num_samples, nullptr, nullptr};
+    const ProjectionCall call = {p,       normed_, hidden_stride_, batch.num_samples, nullptr,
+                                 nullptr, nullptr, byte_room_};
     if (batch.num_samples > 0) {
         run_product(worker, call, tile_units(m_.head), [&](int, int column, const float* sums, int64_t stride) {
             for (int64_t i = 0; i < batch.num_samples; ++i) {

@@ -37,6 +37,7 @@ class Llama {
 
    private:
     int check(const SyBatch& batch, const SyBank* bank) const;
+    int64_t byte_room_bytes(int64_t num_tokens) const;
     void place_tokens(const SyBatch& batch);
     void run(Worker& worker, const SyBatch& batch);
     void run_layer(Worker& worker, const SyBatch& batch, int index);
@@ -62,6 +63,7 @@ class Llama {
     float *residual_, *sublayer_;
     uint16_t *normed_, *queries_, *attended_, *activated_;
     uint16_t* scaled_;  // inputs of o or down as the base gets them, where an adapter scales them
+    uint8_t* byte_room_;  // inputs of the running projection as int8, where its weights are multiplied so
     int32_t *positions_, *slots_;  // of each token: in its sequence, in a layer's cache
     AttentionPlan attention_;
     LoraPlan lora_;

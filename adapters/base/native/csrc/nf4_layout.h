@@ -5,6 +5,9 @@
 //
 // Pairs (AVX2, AMX): line l is k = 8l .. 8l+7 of the block. Nibble i of lane j is output 8 * (i % 2) + j / 2
 // at k = 8l + 2 * (i / 2) + j % 2: the order in which two table lookups concatenate to bf16 pairs.
+//
+// Bytes (NF4_BYTES, byte_tiles.h): line l is k = 8l .. 8l+7. Byte i of lane j is output j at k = 8l + i in
+// its low nibble and at k = 8l + 4 + i in its high one.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +22,11 @@ constexpr int kBlock = 64;  // weights per absmax
 struct CodePlace {
     int64_t dword;
     int shift;
+    CodePlace(int lane, int64_t k, bool as_bytes) : CodePlace(lane, k) {
+        if (!as_bytes) return;
+        dword = k / 8 * 16 + lane;
+        shift = static_cast<int>(8 * (k % 4) + 4 * (k % 8 / 4));
+    }
     CodePlace(int lane, int64_t k) {
         const int i = static_cast<int>(k % kBlock);
 #if defined(SY_QUADS)

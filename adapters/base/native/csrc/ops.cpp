@@ -1,5 +1,6 @@
 // The exported face: single operations for the generic way through a model, and handles.
 #include <cstring>
+#include <vector>
 
 #include "api.h"
 #include "llama.h"
@@ -15,7 +16,9 @@ extern "C" void sy_linear(void* pool, const SyWeight* weight, const float* bias,
     SyProjection p = {};
     p.weight = *weight;
     p.bias = bias;
-    const ProjectionCall call = {p, x, x_stride, num_rows, nullptr, nullptr};
+    std::vector<uint8_t> byte_room;
+    if (multiplies_bytes(*weight)) byte_room.resize(static_cast<size_t>(ByteRows::room_bytes(num_rows, weight->k)));
+    const ProjectionCall call = {p, x, x_stride, num_rows, nullptr, nullptr, nullptr, byte_room.data()};
     static_cast<Pool*>(pool)->run([&](Worker& worker) {
         run_product(worker, call, tile_units(*weight), [&](int, int column, const float* sums, int64_t stride) {
             const int columns = weight->n - column < kTileColumns ? weight->n - column : kTileColumns;

@@ -6,8 +6,8 @@
 #include "api.h"
 #include "weights.h"
 
-// absmax of flat block b (64 weights): row-major [n][k/64].
-extern "C" void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n, int32_t k,
+// absmax of flat block b (64 weights): row-major [n][k/64]. kind: NF4 or NF4_BYTES.
+extern "C" void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n, int32_t k, int32_t kind,
                             uint32_t* packed, float* packed_absmax) {
     const int64_t blocks = k / kBlock;
     const int64_t tiles = (n + kLanes - 1) / kLanes;
@@ -25,7 +25,7 @@ extern "C" void sy_pack_nf4(const uint8_t* codes, const float* absmax, int32_t n
             for (int64_t i = 0; i < k; ++i) {
                 // bitsandbytes puts the first of two neighbours into the high nibble.
                 const uint32_t code = i % 2 == 0 ? from[i / 2] >> 4 : from[i / 2] & 15u;
-                const CodePlace place(lane, i);
+                const CodePlace place(lane, i, kind == SY_NF4_BYTES);
                 words[place.dword] |= code << place.shift;
             }
         }
@@ -46,21 +46,26 @@ extern "C" void sy_pack_bf16(const uint16_t* rows, int32_t n, int32_t k, uint32_
     }
 }
 
-// Symmetric int8 per output: scale = max |w| / 127.
-extern "C" void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, uint32_t* packed, float* scales) {
-    const int64_t tiles = (n + kLanes - 1) / kLanes;
-    memset(packed, 0, static_cast<size_t>(tiles) * static_cast<size_t>(k) * 16);
+// Symmetric int8 per output: scale = max |w| / 127. kind: INT8 or INT8_BYTES; `packed` comes zeroed.
+extern "C" void sy_pack_int8(const uint16_t* rows, int32_t n, int32_t k, int32_t kind, uint32_t* packed,
+                             float* scales) {
+    const SyWeight w = {.kind = kind, .n = n, .k = k};
     for (int64_t row = 0; row < n; ++row) {
         const uint16_t* from = rows + row * k;
         float largest = 0.0f;
         for (int i = 0; i < k; ++i) largest = std::fmax(largest, std::fabs(bf16_to_float(from[i])));
         scales[row] = largest / 127.0f;
         const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        uint32_t* words = packed + row / kLanes * k * 4;
+        uint32_t* words = packed + row / kLanes * tile_dwords(w);
         const int lane = static_cast<int>(row % kLanes);
         for (int i = 0; i < k; ++i) {
             const int value = static_cast<int>(std::lrintf(bf16_to_float(from[i]) * inverse));
-            const uint32_t byte = static_cast<uint32_t>(value < -127 ? -127 : value > 127 ? 127 : value) & 0xFFu;
+            const int whole = value < -127 ? -127 : value > 127 ? 127 : value;
+            if (kind == SY_INT8_BYTES) {
+                words[i / 4 * kLanes + lane] |= static_cast<uint32_t>(whole + kByteOffset) << (8 * (i % 4));
+                continue;
+            }
+            const uint32_t byte = static_cast<uint32_t>(whole) & 0xFFu;
             words[i / 4 * kLanes + 2 * (lane % 8) + i % 2] |= byte << (8 * (2 * (i % 4 / 2) + lane / 8));
         }
     }

@@ -18,6 +18,7 @@ struct ProjectionCall {
     LoraPlan* lora;            // null: the step has no adapter work
     const SyProjection* next;  // whose adapter pages to bring near meanwhile, or null
     uint16_t* scaled = nullptr;  // room for scaled inputs, laid out as x; null: never scaled
+    uint8_t* byte_room = nullptr;  // for all rows' ByteRows, where the weights multiply bytes
     // The attention whose keys and values to bring near meanwhile, or null.
     const AttentionPlan* attention = nullptr;
     const SyAttention* attention_layer = nullptr;
@@ -80,20 +81,36 @@ static inline int unit_ranges(const ProjectionCall& call, const ColumnUnit& unit
     for (int run = 0; run < unit.num_runs && count + 2 <= kMaxRanges; ++run) {
         const int64_t tile = 2 * ((run * unit.run_stride + (index + 1) * unit.width) / kTileColumns);
         out[count++] = line_range(tile16(w, tile), tile_bytes * (unit.width / kTileColumns));
-        if (w.kind == SY_NF4) {
+        if (w.kind == SY_NF4 || w.kind == SY_NF4_BYTES) {
             out[count++] = line_range(w.scales + tile * (w.k / 4), 2 * w.k * (unit.width / kTileColumns));
         }
     }
     return count;
 }
 
+// Many rows are rounded to bytes in a phase of their own. For few a barrier costs more than the work:
+// each thread rounds them for itself, once it has an item.
+static inline bool shares_bytes(const ProjectionCall& call) {
+    return multiplies_bytes(call.p.weight) && call.num_rows > kFewRows;
+}
+static inline void run_round(Worker& worker, const ProjectionCall& call, const uint16_t* x) {
+    if (!shares_bytes(call)) return;
+    const ByteRows rows(call.byte_room, call.num_rows, call.p.weight.k);
+    worker.for_each(call.num_rows, [&](int m) {
+        round_to_bytes(rows, m, x + m * call.x_stride, call.p.weight.k);
+    });
+}
+
 // Other threads wrote most of x, and their caches are far: ask for all of it at once, not line by
 // line as the first tile comes by. More than fits in the first-level cache would be too early.
 static inline void ask_for_inputs(const ProjectionCall& call) {
     constexpr int64_t kMaxBytes = 48 << 10;
-    const int64_t row_bytes = static_cast<int64_t>(call.p.weight.k) * 2;
+    const bool is_shared = shares_bytes(call);
+    const int64_t row_bytes = static_cast<int64_t>(call.p.weight.k) * (is_shared ? 1 : 2);
+    const int64_t stride = is_shared ? ByteRows::row_bytes(call.p.weight.k) : call.x_stride * 2;
+    const char* rows = is_shared ? reinterpret_cast<const char*>(call.byte_room) : reinterpret_cast<const char*>(call.x);
     for (int64_t m = 0; m < call.num_rows && (m + 1) * row_bytes <= kMaxBytes; ++m) {
-        const char* row = reinterpret_cast<const char*>(call.x + m * call.x_stride);
+        const char* row = rows + m * stride;
         for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
     }
 }
@@ -106,11 +123,20 @@ static void run_product(Worker& worker, const ProjectionCall& call, const Column
     const int64_t stride = unit_stride(unit);
     const int64_t run_width = stride / unit.num_runs;
     const size_t sums_bytes = static_cast<size_t>(stride * call.num_rows) * sizeof(float);
+    const bool has_bytes = multiplies_bytes(w), is_shared = shares_bytes(call);
+    const int64_t byte_room = has_bytes && !is_shared ? ByteRows::room_bytes(call.num_rows, w.k) : 0;
     const uint16_t* x = base_inputs(call);
+    run_round(worker, call, x);
     ask_for_inputs(call);
+    bool is_rounded = is_shared;
     worker.for_each(unit.num_units, [&](int index) {
-        uint8_t* scratch = worker.scratch(kLinearScratchBytes + sums_bytes);
-        float* sums = reinterpret_cast<float*>(scratch + kLinearScratchBytes);
+        uint8_t* scratch = worker.scratch(kLinearScratchBytes + static_cast<size_t>(byte_room) + sums_bytes);
+        float* sums = reinterpret_cast<float*>(scratch + kLinearScratchBytes + byte_room);
+        const ByteRows bytes(is_shared ? call.byte_room : scratch + kLinearScratchBytes, call.num_rows, w.k);
+        for (int m = 0; has_bytes && !is_rounded && m < call.num_rows; ++m) {
+            round_to_bytes(bytes, m, x + m * call.x_stride, w.k);
+        }
+        is_rounded = true;
         LineRange ranges[kMaxRanges];
         Prefetch prefetch;
         prefetch.ranges = ranges;
@@ -120,8 +146,12 @@ static void run_product(Worker& worker, const ProjectionCall& call, const Column
             const int first = run * unit.run_stride + index * unit.width;
             float* to = sums + run * run_width;
             for (int column = 0; column < columns; column += kTileColumns) {
-                linear_tile(w, (first + column) / kTileColumns, x, call.x_stride, call.num_rows, to + column,
-                            stride, scratch, prefetch);
+                const int tile = (first + column) / kTileColumns;
+                if (has_bytes) {
+                    byte_linear_tile(w, tile, bytes, call.num_rows, to + column, stride, prefetch);
+                } else {
+                    linear_tile(w, tile, x, call.x_stride, call.num_rows, to + column, stride, scratch, prefetch);
+                }
             }
             if (call.p.bias != nullptr) {
                 for (int m = 0; m < call.num_rows; ++m) {

@@ -7,9 +7,15 @@
 //         nf4_layout.h.
 //   INT8  [n/16][k/4][16 lanes] dwords; byte i of lane j is output 8 * (i % 2) + j / 2 at
 //         k = 4 * line + 2 * (i / 2) + j % 2. One fp32 scale per output, applied to the sum.
+//
+// For products with int8 activations (byte_tiles.h):
+//   NF4_BYTES   as NF4, the codes in their own order.
+//   INT8_BYTES  [n/16][k/4][16 lanes] dwords, k filled up to 8s; byte i of lane j is output j at
+//               k = 4 * line + i, plus 128.
 #pragma once
 
 #include "abi.h"
+#include "byte_tiles.h"
 #include "nf4_layout.h"
 #include "tile.h"
 #if defined(SY_QUADS)
@@ -27,8 +33,10 @@ constexpr int kTouchesPerLine = 3;
 
 static inline int64_t tile_dwords(const SyWeight& w) {
     switch (w.kind) {
-        case SY_NF4: return static_cast<int64_t>(w.k) * 2;
+        case SY_NF4:
+        case SY_NF4_BYTES: return static_cast<int64_t>(w.k) * 2;
         case SY_INT8: return static_cast<int64_t>(w.k) * 4;
+        case SY_INT8_BYTES: return round_up(w.k, 8) * 4;
         default: return static_cast<int64_t>(w.k) * 8;
     }
 }
@@ -302,8 +310,12 @@ static inline void weight_row(const SyWeight& w, int64_t row, float* out) {
             const int byte = 2 * (k % 4 / 2) + lane / 8;
             const uint32_t word = words[static_cast<int64_t>(k / 4) * kLanes + column];
             out[k] = static_cast<float>(static_cast<int8_t>(word >> (8 * byte))) * w.scales[row];
+        } else if (w.kind == SY_INT8_BYTES) {
+            const uint32_t word = words[static_cast<int64_t>(k / 4) * kLanes + lane];
+            const int byte = static_cast<int>((word >> (8 * (k % 4))) & 255u);
+            out[k] = static_cast<float>(byte - kByteOffset) * w.scales[row];
         } else {
-            const CodePlace place(lane, k);
+            const CodePlace place(lane, k, w.kind == SY_NF4_BYTES);
             const float scale = w.scales[tile * (w.k / 4) + k / kBlock * kLanes + lane];
             out[k] = bf16_to_float(float_to_bf16(w.code[(words[place.dword] >> place.shift) & 15u] * scale));
         }
