@@ -53,8 +53,7 @@ class ServerConfig(BaseModel):
     arithmetic: Literal["bfloat16", "int8"] = setting(
         MODEL,
         "bfloat16",
-        "What 4-bit weights are multiplied with: inputs as they are, or rounded to int8, "
-        "which is faster and less exact; needs native kernels and AVX512-VNNI",
+        "Inputs of 4-bit weights in the native backend: rounded to int8 is faster, less exact",
     )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 

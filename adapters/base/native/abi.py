@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
 from typing import Any, ClassVar
 
-KIND_NONE, KIND_NF4, KIND_BF16, KIND_INT8, KIND_ROWS_BF16, KIND_NF4_BYTES, KIND_INT8_BYTES = range(7)
+KIND_NONE, KIND_NF4, KIND_BF16, KIND_INT8, KIND_ROWS_BF16 = range(5)
+KIND_NF4_BYTES, KIND_INT8_BYTES = 5, 6
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 MAX_SEGMENTS = 3
 STATUS_MESSAGES = {

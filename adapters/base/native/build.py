@@ -77,7 +77,6 @@ class InstructionSet(Enum):
         )  # fmt: skip
         return avx512 | {"amx_tile", "amx_bf16"} if self is InstructionSet.AMX_BF16 else avx512
 
-
     @property
     def multiplies_bytes(self) -> bool:
         """Whether it has the products of int8 activations (csrc/byte_tiles.h)."""

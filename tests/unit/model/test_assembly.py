@@ -1,5 +1,6 @@
 """The whole model floor from a folder on disk, in every weight format and on every backend."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import transformers
 
 from adapters.base.errors import BaseModelError
 from adapters.base.loading import load_base
-from adapters.base.native.build import load_native
+from adapters.base.native.build import InstructionSet, load_native
 from adapters.base.quantization import NF4, UNQUANTIZED, QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.batch import ScheduledBatch, ScheduledRow
@@ -95,6 +96,36 @@ def test_a_quantised_head_is_close(folder: Path, head_format: HeadFormat, atol: 
     assert not torch.equal(logits(model), exact)
 
 
+@pytest.mark.parametrize("head_format", ["bfloat16", "int8", "nf4"])
+def test_int8_arithmetic_is_close(
+    folder: Path, head_format: HeadFormat, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = load_native()
+    if library is None or not library.instruction_set.multiplies_bytes:
+        pytest.skip("int8 arithmetic needs AVX512-VNNI")
+    exact = assemble_model(settings(folder, backend="native", head_format=head_format))
+    with caplog.at_level(logging.INFO, "server.model.assembly"):
+        rounded = assemble_model(
+            settings(folder, backend="native", head_format=head_format, arithmetic="int8")
+        )
+    assert "backend native, int8 arithmetic" in caplog.text
+    torch.testing.assert_close(logits(rounded), logits(exact), atol=0.05, rtol=0)
+    assert not torch.equal(logits(rounded), logits(exact))
+    sizes = [model.runner.memory_bytes()["weights"] for model in (exact, rounded)]
+    assert sizes[0] == sizes[1], "no second copy of the base"
+
+
+def test_int8_arithmetic_without_its_kernels_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    avx2 = load_native(InstructionSet.AVX2)
+    if avx2 is None:
+        pytest.skip("no native kernels on this machine")
+    monkeypatch.setattr("server.model.assembly.load_native", lambda: avx2)
+    with pytest.raises(ConfigurationError, match=r"needs AVX512-VNNI .* runs avx2"):
+        assemble_model(settings(folder, backend="native", arithmetic="int8"))
+
+
 def test_formats_differ_and_four_bits_are_smaller(folder: Path) -> None:
     sizes, outputs = {}, {}
     for name, spec in FORMATS.items():
@@ -127,6 +158,7 @@ def test_the_window_is_bounded_by_the_cache(folder: Path) -> None:
         ({"max_model_len": 4096}, "max_model_len is 4096; this model's window is 256"),
         ({"kv_cache_gib": 1e-9}, "kv_cache_gib"),
         ({"backend": "native", "dtype": "float32"}, "compute in bfloat16"),
+        ({"arithmetic": "int8"}, "arithmetic is int8, which only the native CPU kernels have"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from adapters.base.native.build import NativeLibrary
 from adapters.base.native.ops import NativeOps
+from adapters.base.native.weights import Arithmetic
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
 from server.core.stack import AdapterVersion
@@ -107,6 +108,7 @@ class TinyEngine:
         num_pages: int = 16,
         library: NativeLibrary | None = None,
         is_generic: bool = False,
+        arithmetic: Arithmetic = "bfloat16",
     ) -> None:
         """The generic way in float32; with `library` native kernels in bfloat16.
 
@@ -124,7 +126,7 @@ class TinyEngine:
             generic.install_adapters(bank)
         elif is_generic:
             model.to(torch.bfloat16)
-            backend = native_backend(NativeOps(library), native_bank(bank), layout)
+            backend = native_backend(NativeOps(library), native_bank(bank), layout, arithmetic)
             generic.install_adapters(bank, backend)
         else:
             step_model = NativeModel(
@@ -135,6 +137,7 @@ class TinyEngine:
                 cache,
                 max_batch_tokens=128,
                 max_positions=WINDOW,
+                arithmetic=arithmetic,
             )
         self.runner = TorchRunner(step_model, cache, bank, weight_bytes=0, device="cpu")
         source = step_model if isinstance(step_model, NativeModel) else generic
