@@ -27,7 +27,8 @@ def verify(
 ) -> None:
     """Compare a running server with the trainer's own forward: digests, greedy text, logprobs.
 
-    Exit code 1 when the server serves other bytes, or answers otherwise.
+    The server must run in its default arithmetic. Exit code 1 when it serves other bytes, or
+    answers otherwise.
     """
     console = Console()
     with told_in_one_line(console):
