@@ -1,4 +1,4 @@
-"""A hook for schemathesis: valid requests name what the server has, and say little else.
+"""A hook for schemathesis: valid requests name what the server has, and want short answers.
 
 The server's own document gives its models and adapters as examples of the fields that take them;
 random text would be a 404 each time. Of the optional fields a few are kept: schemathesis sets most
@@ -14,6 +14,9 @@ import schemathesis
 from schemathesis import Case, GenerationMode, HookContext
 
 _MAX_OPTIONAL = 3
+_MAX_TOKENS = 4
+_MAX_CHOICES = 2
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 Json = Mapping[str, Any]
 
@@ -30,6 +33,7 @@ def name_what_is_there(context: HookContext, case: Case[Any]) -> Case[Any]:
     if (body := raw.get("requestBody")) is not None and isinstance(case.body, dict):
         schema = _resolved(body["content"]["application/json"]["schema"], document)
         _thin_out(case.body, frozenset(_required(schema)))
+        _shorten(case.body, schema)
         _name(case.body, schema, document)
     return case
 
@@ -53,6 +57,20 @@ def _thin_out(body: dict[str, Any], required: frozenset[str]) -> None:
     optional = sorted(set(body) - required, key=lambda name: _hash(f"{name}{len(str(body))}"))
     for name in optional[_hash(str(body)) % (_MAX_OPTIONAL + 1) :]:
         del body[name]
+
+
+def _shorten(body: dict[str, Any], schema: Json) -> None:
+    """A model that works by the second shouldn't write until its window is full."""
+    given = [name for name in _LIMITS if name in schema.get("properties", {})]
+    set_already = [name for name in given if isinstance(body.get(name), int | float)]
+    for name in set_already:
+        body[name] = min(body[name], _MAX_TOKENS)
+    if given and not set_already:
+        body[given[-1]] = _MAX_TOKENS
+    for name in ("n", "best_of"):
+        if isinstance(body.get(name), int | float):
+            body[name] = min(body[name], _MAX_CHOICES)
+    body.pop("min_tokens", None)
 
 
 def _name(value: Any, schema: Json, document: Json) -> None:

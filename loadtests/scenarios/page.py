@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtests.harness.report import percentile
 from loadtests.scenarios.records import Outcome, Record, count_outcomes, jain_index
-from loadtests.scenarios.run import Outage, Verdict
+from loadtests.scenarios.run import Outage, Sample, Verdict, longest_life
 
 _DONE = (Outcome.RIGHT, Outcome.UNCHECKED)
 _MAX_BARS = 30
@@ -53,12 +53,28 @@ def summary_rows(verdict: Verdict) -> list[tuple[str, str]]:
     rows += [
         ("memory idle before / after, MiB",
          f"{before.resident_bytes / mib:.0f} / {after.resident_bytes / mib:.0f}"),
+        ("  of it adapters in the host cache",
+         f"{before.cached_bytes / mib:.0f} / {after.cached_bytes / mib:.0f}"),
+        ("  everything else, which must be flat",
+         f"{before.other_bytes / mib:.0f} / {after.other_bytes / mib:.0f}"),
+        *_within_a_life(verdict.samples),
         ("open files idle before / after", f"{before.num_files} / {after.num_files}"),
+        ("held at the end: running, waiting, KV, pins",
+         " / ".join("?" if v is None else f"{v:g}" for v in verdict.held_after.values())),
         ("kills; seconds until ready again", f"{len(verdict.outages)}; "
          + ", ".join(f"{outage.seconds:.1f}" for outage in verdict.outages[:8])),
         ("exit status on SIGTERM", str(verdict.exit_status)),
     ]  # fmt: skip
     return rows
+
+
+def _within_a_life(samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    settled = longest_life(samples)
+    if not settled:
+        return []
+    first, last = settled[0], settled[-1]
+    text = f"{first.vitals.other_bytes / 2**20:.0f} / {last.vitals.other_bytes / 2**20:.0f}"
+    return [(f"  the same under load, {first.seconds:.0f} s / {last.seconds:.0f} s", text)]
 
 
 def write_page(verdict: Verdict, title: str, folder: Path) -> Path:
@@ -111,7 +127,8 @@ def draw(verdict: Verdict, title: str) -> bytes:
     axes[1][1].set_xticks([])
     times = [s.seconds for s in verdict.samples]
     axes[1][2].plot(times, [s.vitals.resident_bytes / 2**20 for s in verdict.samples], color=_INK)
-    axes[1][2].set_title("resident memory of the server, MiB")
+    axes[1][2].plot(times, [s.vitals.other_bytes / 2**20 for s in verdict.samples], color=_ACCENT)
+    axes[1][2].set_title("resident memory, MiB (blue: without cached adapters)")
     axes[1][2].set_xlabel("s")
     axes[1][2].set_ylim(0, 1.1 * axes[1][2].get_ylim()[1])
     for axis in axes.flat:

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,14 +12,20 @@ from loadtests.harness.prompts import chat_token_counter
 from loadtests.scenarios.catalogue import Scenario
 from loadtests.scenarios.load_process import LoadProcess
 from loadtests.scenarios.records import Outcome, Record, count_outcomes, read_records
-from loadtests.scenarios.stage import make_workload, publish_adapters, with_goldens
-from loadtests.scenarios.supervised_server import SupervisedServer, Vitals
+from loadtests.scenarios.stage import (
+    fill_memory,
+    make_workload,
+    publish_adapters,
+    with_goldens,
+)
+from loadtests.scenarios.supervised_server import SupervisedServer, Vitals, leaks
 
 _SAMPLE_SECONDS = 5.0
 _WARM_SHARE = 0.2  # of the run; memory is compared from there on
 _SETTLE_SECONDS = 2.0  # after an outage, for connections that were being refused
 _MAX_GROWTH = 1.10
 _BANK_PAGES = "64"
+_KV_CACHE_GIB = "0.5"  # small, so that all of it is soon in use: unused memory isn't resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Verdict:
     outages: tuple[Outage, ...]
     idle_before: Vitals
     idle_after: Vitals
+    held_after: Mapping[str, float | None]
     exit_status: int
     problems: tuple[str, ...]
 
@@ -82,6 +89,7 @@ class Verdict:
             "outage_seconds": [outage.seconds for outage in self.outages],
             "idle_before": asdict(self.idle_before),
             "idle_after": asdict(self.idle_after),
+            "held_after": dict(self.held_after),
             "exit_status": self.exit_status,
             "problems": self.problems,
         }
@@ -110,6 +118,7 @@ class ScenarioRun:
             self._folder / "server.log",
             (
                 *(f"--adapter-root={self._folder}", f"--adapter-bank-pages={_BANK_PAGES}"),
+                f"--kv-cache-gib={_KV_CACHE_GIB}",
                 *plan.server_args,
             ),
         )
@@ -121,6 +130,7 @@ class ScenarioRun:
                 count_tokens=chat_token_counter(plan.base),
             )  # fmt: skip
             workload = with_goldens(workload, server)
+            fill_memory(workload, server)
             file = self._folder / "workload.json"
             workload.write(file)
             idle_before = server.vitals()
@@ -129,7 +139,7 @@ class ScenarioRun:
                 self._watch(server, load)
             finally:
                 load.stop()
-            leaks = server.leaks()
+            held = server.held()
             idle_after = server.vitals()
         finally:
             exit_status = server.stop() if server.is_running else -1
@@ -140,10 +150,11 @@ class ScenarioRun:
             outages=tuple(self._outages),
             idle_before=idle_before,
             idle_after=idle_after,
+            held_after=held,
             exit_status=exit_status,
             problems=(),
         )
-        return replace(verdict, problems=(*leaks, *self._problems(verdict)))
+        return replace(verdict, problems=(*leaks(held), *self._problems(verdict)))
 
     def _watch(self, server: SupervisedServer, load: LoadProcess) -> None:
         draw = random.Random(self._plan.seed)
@@ -192,18 +203,23 @@ def bad_answers(records: Sequence[Record], outages: Sequence[Outage]) -> list[st
     return problems
 
 
-def growth(samples: Sequence[Sample]) -> list[str]:
-    """Memory and files must be flat: compared within the longest life, after it warmed up."""
+def longest_life(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of the life that has most of them, after it warmed up."""
     lives: dict[int, list[Sample]] = {}
     for sample in samples:
         lives.setdefault(sample.life, []).append(sample)
     longest = max(lives.values(), key=len, default=[])
-    settled = longest[int(len(longest) * _WARM_SHARE) :]
+    return longest[int(len(longest) * _WARM_SHARE) :]
+
+
+def growth(samples: Sequence[Sample]) -> list[str]:
+    """Memory beside cached adapters, and files, must be flat within the longest life."""
+    settled = longest_life(samples)
     if len(settled) < 4:
         return []
     quarter = len(settled) // 4
     problems = []
-    for name in ("resident_bytes", "num_files"):
+    for name in ("other_bytes", "num_files"):
         first, last = (
             sum(getattr(s.vitals, name) for s in part) / quarter
             for part in (settled[:quarter], settled[-quarter:])

@@ -15,6 +15,7 @@ from loadtests.scenarios.workload import ADAPTER_HEADER, CHAT, Workload, chat_bo
 CHURN_NAME = "churn"
 _NUM_CHURN_FOLDERS = 2
 _LONG_PROMPT_TOKENS = 600
+_MAX_FILLING_MODELS = 16
 
 
 def publish_adapters(
@@ -82,6 +83,18 @@ def with_goldens(workload: Workload, server: SupervisedServer) -> Workload:
         _load(server, workload.churn_name, folder)
         _ask_all(workload, server, workload.churn_name, goldens)
     return replace(workload, goldens=goldens)
+
+
+def fill_memory(workload: Workload, server: SupervisedServer) -> None:
+    """Long prompts to many adapters, each a prefix of its own, until every KV block was in use.
+
+    Memory that was never written isn't resident, so without this an idle server only seems to grow.
+    """
+    for model in workload.models[:_MAX_FILLING_MODELS]:
+        for prompt in workload.long_prompts:
+            exchange = stream(server.url, CHAT, chat_body(model, prompt, 1))
+            if not exchange.is_whole:
+                raise MeasurementError(f"a long prompt to {model} failed: {exchange.failure}")
 
 
 def _ask_all(

@@ -6,7 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,31 @@ _STOP_LIMIT_SECONDS = 60.0
 _IDLE_LIMIT_SECONDS = 60.0
 
 
+_HELD = (
+    "switchyard_num_requests_running",
+    "switchyard_num_requests_waiting",
+    "switchyard_kv_cache_usage_ratio",
+    "switchyard_adapter_slots_pinned",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the process holds: resident memory in bytes, open files and sockets, threads."""
+    """What the process holds: resident memory in bytes, open files and sockets, threads.
+
+    `cached_bytes` is the part of the memory that adapters in the host cache have, which grows on
+    purpose up to a limit; what is left of it must be flat.
+    """
 
     resident_bytes: int
     num_files: int
     num_threads: int
+    cached_bytes: int = 0
+
+    @property
+    def other_bytes(self) -> int:
+        """Memory beside the cached adapters."""
+        return self.resident_bytes - self.cached_bytes
 
 
 class SupervisedServer:
@@ -43,12 +61,14 @@ class SupervisedServer:
             *extra_args,
         ]
         self._process: subprocess.Popen[bytes] | None = None
+        self._cached_bytes = 0
 
     def start(self) -> float:
         """Start and wait until it is ready; returns the seconds. Raises `ServerStartError`."""
         assert self._process is None
         began = time.perf_counter()
         with self._log_file.open("ab") as log:
+            self._cached_bytes = 0
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
             )
@@ -99,32 +119,36 @@ class SupervisedServer:
 
     def vitals(self) -> Vitals:
         """Memory, files and threads of the process now."""
+        memory = self.metrics().memory()
+        if memory:  # else it is too busy to say
+            self._cached_bytes = memory.get(("cpu", "adapter_host_cache"), 0)
         process = psutil.Process(self._running().pid)
         with process.oneshot():
-            return Vitals(process.memory_info().rss, process.num_fds(), process.num_threads())
+            return Vitals(
+                process.memory_info().rss,
+                process.num_fds(),
+                process.num_threads(),
+                self._cached_bytes,
+            )
 
-    def leaks(self) -> list[str]:
-        """What is still held once the server has had time to become idle; empty when all is well.
+    def held(self) -> dict[str, float | None]:
+        """What is still held once the server has had time to become idle; None: it doesn't say.
 
         KV blocks and adapter pins belong to sequences, so an idle server holds none.
         """
         deadline = time.monotonic() + _IDLE_LIMIT_SECONDS
         while True:
             page = self.metrics()
-            held = [
-                f"{name} is {page.total(name):g}, not 0"
-                for name in (
-                    "switchyard_num_requests_running",
-                    "switchyard_num_requests_waiting",
-                    "switchyard_kv_cache_usage_ratio",
-                    "switchyard_adapter_slots_pinned",
-                )
-                if name not in page or page.total(name) != 0.0
-            ]
-            if not held or time.monotonic() > deadline:
+            held = {name: page.total(name) if name in page else None for name in _HELD}
+            if not any(value != 0.0 for value in held.values()) or time.monotonic() > deadline:
                 return held
             time.sleep(0.5)
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server wasn't started"
         return self._process
+
+
+def leaks(held: Mapping[str, float | None]) -> list[str]:
+    """What of `SupervisedServer.held` is a problem; empty when all is well."""
+    return [f"{name} is {value}, not 0" for name, value in held.items() if value != 0.0]

@@ -3,7 +3,9 @@
 import json
 import logging
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import llguidance.hf
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_CACHED = 256
 _MAX_SHOWN_CHARS = 400
+_SECONDS_PER_TOKEN = 0.01
+_MAX_OVERDRAWN_SECONDS = 0.5
 # Indented or on one line, but no endless white space: a small model may never leave it.
 _WHITE_SPACE = r" |\n {0,32}"
 _LANGUAGES = {
@@ -56,17 +60,33 @@ class Grammar:
 
 
 class GrammarMatcher:
-    """Follows one sequence. Implements `core.grammar.TokenMatcher`."""
+    """Follows one sequence. Implements `core.grammar.TokenMatcher`.
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    A mask takes microseconds for nearly every grammar, and a second for a few that are a line long
+    (`s: s s s | s s | "a"`), while the whole batch waits. So computing time is a budget: each token
+    brings some, and a sequence that has spent it has an `error`. `clock` is the computing time of
+    this thread in seconds, so that a machine that is busy with others refuses nobody.
+    """
+
+    def __init__(self, matcher: LLMatcher, clock: Callable[[], float] = time.thread_time) -> None:
         self._matcher = matcher
+        self._clock = clock
+        self._overdrawn_seconds = 0.0
 
     def allowed(self) -> bytes:
         """One bit a token id; leaves Python's lock while it computes."""
-        return self._matcher.compute_bitmask()
+        start = self._clock()
+        mask = self._matcher.compute_bitmask()
+        self._spend(self._clock() - start - _SECONDS_PER_TOKEN)
+        return mask
 
     def accept(self, token_id: int) -> None:
+        start = self._clock()
         self._matcher.consume_token(token_id)
+        self._spend(self._clock() - start)
+
+    def _spend(self, seconds: float) -> None:
+        self._overdrawn_seconds = max(0.0, self._overdrawn_seconds + seconds)
 
     @property
     def is_complete(self) -> bool:
@@ -74,7 +94,15 @@ class GrammarMatcher:
 
     @property
     def error(self) -> str:
-        return self._matcher.get_error()[:_MAX_SHOWN_CHARS] if self._matcher.is_error() else ""
+        if self._matcher.is_error():
+            reason = self._matcher.get_error().removesuffix("<non-verbose/>")
+            return " ".join(reason.split())[:_MAX_SHOWN_CHARS]
+        if self._overdrawn_seconds > _MAX_OVERDRAWN_SECONDS:
+            return (
+                f"its grammar takes {self._overdrawn_seconds:.2g} s too long to follow, more than "
+                f"{_MAX_OVERDRAWN_SECONDS:g} s: it is too ambiguous"
+            )
+        return ""
 
 
 class GrammarCache:

@@ -17,7 +17,7 @@ from server.core.errors import RequestError
 from server.core.grammar import GrammarKind, GrammarSpec
 from server.core.logit_rules import LogitRules
 from server.core.request import SamplingParams
-from server.model.grammar import GrammarCache, grammar_tokenizer
+from server.model.grammar import GrammarCache, GrammarMatcher, grammar_tokenizer
 from server.model.sampler import sample
 from server.model.token_masks import MaskWorker
 from server.model.tokenizer import TransformersTokenizer
@@ -182,3 +182,31 @@ def test_token_bytes_spell_the_text(text: str) -> None:
     pieces = [stream.push(token) for token in tokens]
     assert "".join([*pieces, stream.flush()]) == text
     assert np.all([len(piece) <= len(text) for piece in pieces])
+
+
+class SlowGrammar:
+    """Stands for llguidance's matcher; each mask takes `seconds` of the clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+
+    def compute_bitmask(self) -> bytes:
+        self.now += self.seconds
+        return b"\xff"
+
+    def is_error(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("seconds", "num_masks"), [(0.009, None), (0.07, 9), (0.3, 2), (5.0, 1)])
+def test_computing_time_is_a_budget(seconds: float, num_masks: int | None) -> None:
+    slow = SlowGrammar(seconds)
+    matcher = GrammarMatcher(slow, clock=lambda: slow.now)
+    for count in range(1, 200):
+        matcher.allowed()
+        if matcher.error:
+            assert "too ambiguous" in matcher.error
+            assert count == num_masks
+            return
+    assert num_masks is None

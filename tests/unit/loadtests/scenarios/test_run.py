@@ -1,5 +1,7 @@
 """What a run calls a problem."""
 
+from dataclasses import replace
+
 from loadtests.scenarios.records import Outcome, Record
 from loadtests.scenarios.run import Outage, Sample, bad_answers, growth
 from loadtests.scenarios.supervised_server import Vitals
@@ -33,5 +35,8 @@ def test_growth_is_looked_for_in_the_longest_life_after_its_warm_up() -> None:
     warm_up_then_flat = [10, 50] + [100] * 18
     assert growth(samples(0, warm_up_then_flat)) == []
     assert len(growth(samples(0, list(range(100, 200, 2))))) == 1
+    cached = [replace(s, vitals=replace(s.vitals, cached_bytes=s.vitals.resident_bytes - 50))
+              for s in samples(0, list(range(100, 200, 2)))]  # fmt: skip
+    assert growth(cached) == [], "adapters may be kept"
     short_life = samples(0, [1, 2, 3])
     assert growth([*short_life, *samples(1, [100] * 20)]) == []
