@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import torch
 
+from adapters.base.native.build import load_native
 from adapters.base.native.weights import Arithmetic
 from adapters.base.quantization import QuantizationSpec
 from loadtests.harness.command import MeasurementError, Report, add_base, make_parser, run_command
@@ -89,10 +90,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Load the base once for each variant, read the rows, time the steps, print the table."""
+    library = load_native()
+    if library is None:
+        raise MeasurementError("no native kernels on this machine: see the log line above")
+    has_int8 = library.instruction_set.multiplies_bytes
     variants = [
         Variant(arithmetic, head_format)
         for arithmetic in get_args(Arithmetic)
         for head_format in get_args(HeadFormat)
+        if arithmetic == "bfloat16" or has_int8
     ]
     models = {variant: _load(arguments.base, variant) for variant in variants}
     step_ms = _time_steps(models, rounds=4 if arguments.quick else 12)
@@ -158,7 +164,7 @@ def _step(num_rows: int, num_new: int) -> ScheduledBatch:
     blocks_each = _CONTEXT // _BLOCK_SIZE
     rows = []
     for row in range(num_rows):
-        tokens = tuple(100 + 7 * (row + i) for i in range(num_new))
+        tokens = tuple(3 + 7 * (row + i) % 200 for i in range(num_new))
         blocks = range(row * blocks_each, (row + 1) * blocks_each)
         start = _CONTEXT - num_new
         rows.append(ScheduledRow(row, tokens, start, blocks, (), _GREEDY, True, 0, 0))
