@@ -1,6 +1,7 @@
 """JSON from strangers: bounded in size and depth, with no duplicate keys, NaN or infinity."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from adapters.errors import DocumentError
 def read_json_object(path: Path, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
     """The JSON object in a file. Raises `DocumentError`, which names the file first."""
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+        with path.open("rb", buffering=0) as file:
+            # A read takes memory for all that it is allowed to read.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, max_bytes) + 1)
     except OSError as error:
         raise DocumentError(f"{path.name} can't be read: {error.strerror}") from error
     if len(data) > max_bytes:

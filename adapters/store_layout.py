@@ -42,7 +42,7 @@ class StoreLayout:
         return self.root / f"{name}/{version}"
 
     def alias_file(self, name: str) -> Path:
-        return self.root / name / ALIAS_FILE
+        return self.root / f"{name}/{ALIAS_FILE}"
 
     def name_folders(self) -> list[str]:
         """Every entry of the root that could be a name, sorted; empty when there is no root."""
