@@ -60,8 +60,9 @@ def read_events(path: Path) -> Iterator[Answered]:
             if finished is None:
                 continue
             recorder = finished["recorder"]
-            for exchange in recorder["interactions"].values():
-                response = exchange["response"] or {"status_code": 0, "elapsed": 0.0}
+            # A scenario in which nothing was sent has none.
+            for exchange in recorder.get("interactions", {}).values():
+                response = exchange.get("response") or {"status_code": 0, "elapsed": 0.0}
                 yield Answered(
                     recorder["label"], int(response["status_code"]), float(response["elapsed"])
                 )

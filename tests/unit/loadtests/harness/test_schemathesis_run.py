@@ -88,6 +88,7 @@ def test_a_report_is_read_request_by_request(tmp_path: Path) -> None:
     report = tmp_path / "events.ndjson"
     lines = [
         json.dumps({"EngineStarted": {}}),
+        json.dumps({"ScenarioFinished": {"recorder": {"label": "GET /c", "cases": {}}}}),
         finished("GET /a", {"status_code": 200, "elapsed": 0.5}, None),
         finished("POST /b", {"status_code": 400, "elapsed": 0.25}),
     ]
