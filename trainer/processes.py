@@ -57,7 +57,7 @@ def join_processes(device: str) -> Processes:
     """This process's place in the run, as the launcher's environment tells it.
 
     With a launcher it also connects to the others: over gloo on a CPU, nccl on CUDA. Raises
-    `ConfigError` for FSDP: checkpoints and adapters would hold one process's shards.
+    `ConfigError` for FSDP (docs/adr/0044).
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise ConfigError(

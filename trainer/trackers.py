@@ -134,17 +134,29 @@ def open_tracker(
 ) -> Tracker:
     """Begin tracking the run in `folder`, or go on with it after `done_steps` steps.
 
-    Raises `ConfigError` when the library isn't installed.
+    Raises `ConfigError` when the library isn't installed, or says that it can't begin: nobody is
+    logged in, or MLflow is to write into a folder, which it takes only when told twice.
     """
     library = require_tracker(name)
     if name == "tensorboard":
         return TensorBoardTracker(folder / "tensorboard", done_steps)
-    if name == "wandb":
-        run_id = f"{run_name}-{folder.name}".replace("/", "-")
-        return WandbTracker(library, project, run_name, run_id, config)
-    if name == "mlflow":
-        return MlflowTracker(library, project, run_name, folder / _MLFLOW_RUN, config)
+    try:
+        if name == "wandb":
+            run_id = f"{run_name}-{folder.name}".replace("/", "-")
+            return WandbTracker(library, project, run_name, run_id, config)
+        if name == "mlflow":
+            return MlflowTracker(library, project, run_name, folder / _MLFLOW_RUN, config)
+    except _own_error(name, library) as error:
+        raise ConfigError([f"training.logging.to: {name} can't begin: {error}"]) from error
     return NoTracker()
+
+
+def _own_error(name: TrackerName, library: Any) -> type[Exception]:
+    """The base of the errors that a tracker's library raises on purpose."""
+    found: type[Exception] = (
+        library.exceptions.MlflowException if name == "mlflow" else library.errors.Error
+    )
+    return found
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -42,6 +42,22 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert text == (3, {"samples": "<pre>a &lt; b</pre>"})
 
 
+def test_a_tracker_that_can_not_begin_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class MlflowException(Exception):  # noqa: N818  MLflow's name
+        pass
+
+    def refuse(name: str) -> None:
+        raise MlflowException("the file store is in maintenance mode")
+
+    exceptions = SimpleNamespace(MlflowException=MlflowException)
+    module = SimpleNamespace(set_experiment=refuse, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    with pytest.raises(ConfigError, match="mlflow can't begin: the file store is in maintenance"):
+        opened("mlflow", tmp_path)
+
+
 def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
