@@ -23,3 +23,17 @@ def give_memory_back() -> bool:
         return False
     told = mallopt(_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
     return bool(told and mallopt(_TRIM_THRESHOLD, 2 * MAPPED_FROM_BYTES))
+
+
+def release_free_memory() -> bool:
+    """Give the holes of the heap back to the system; returns whether there is a glibc to tell.
+
+    Steps of different lengths leave holes that later ones don't fit: resident memory grew by a
+    third within forty steps. Fresh pages after it cost a tenth of a step, so it isn't for each.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False

@@ -15,6 +15,7 @@ from trainer.config import TrainerConfig
 from trainer.evaluations import Evaluations, Measurement, StoppingRules
 from trainer.history import History
 from trainer.hooks import MethodHooks, NoHooks
+from trainer.host_memory import release_free_memory
 from trainer.objective import Objective
 from trainer.peak_memory import peak_bytes, reset_peak
 from trainer.plan import TrainingPlan
@@ -33,6 +34,9 @@ from trainer.run_state import (
 )
 from trainer.trackers import NoTracker, Tracker
 from trainer.training_arguments import training_arguments
+
+RELEASE_EVERY_STEPS = 4
+"""Often enough that holes don't add up, seldom enough that fresh pages cost nothing one notices."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,12 @@ class _Run:
             save=self._save,
             model=model,
             args=training_arguments(config, plan, job.folder.path / "trainer"),
-            callbacks=[recorder, self._evaluations, _AskForCheckpoint(self._checkpoint_steps)],
+            callbacks=[
+                recorder,
+                self._evaluations,
+                _AskForCheckpoint(self._checkpoint_steps),
+                _ReleaseMemory(),
+            ],
         )
         self._trainer.remove_callback(PrinterCallback)
 
@@ -214,6 +223,21 @@ class _AskForCheckpoint(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         if "loss" in logs and (state.global_step in self._steps or control.should_training_stop):
             control.should_save = bool(self._steps)
+
+
+class _ReleaseMemory(TrainerCallback):  # type: ignore[misc]
+    """On a CPU, every few steps: what freed tensors left behind goes back to the system."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._release(args.device)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % RELEASE_EVERY_STEPS == 0:
+            self._release(args.device)
+
+    def _release(self, device: Any) -> None:
+        if device.type == "cpu":
+            release_free_memory()
 
 
 def checkpoint_steps(plan: TrainingPlan, every: int | None) -> frozenset[int]:
