@@ -156,7 +156,7 @@ async def test_a_line_of_grammar_that_would_hold_up_the_batch_is_given_up(
             temperature=0.0,
             extra_body={
                 "guided_grammar": 'root ::= root root root | root root | "a"',
-                "ignore_eos": True,
+                "min_tokens": 900,
             },
         )
     assert await bystander == await draw(client, "poet", 4)
