@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
+from adapters.base.host_memory import return_freed_memory
 from trainer.adapter_trainer import AdapterTrainer
 from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.config import TrainerConfig
 from trainer.evaluations import Evaluations, Measurement, StoppingRules
 from trainer.history import History
 from trainer.hooks import MethodHooks, NoHooks
-from trainer.host_memory import release_free_memory
 from trainer.objective import Objective
 from trainer.peak_memory import peak_bytes, reset_peak
 from trainer.plan import TrainingPlan
@@ -237,7 +237,7 @@ class _ReleaseMemory(TrainerCallback):  # type: ignore[misc]
 
     def _release(self, device: Any) -> None:
         if device.type == "cpu":
-            release_free_memory()
+            return_freed_memory()
 
 
 def checkpoint_steps(plan: TrainingPlan, every: int | None) -> frozenset[int]:

@@ -46,11 +46,11 @@ def write_conversations(path: Path, turns: int) -> None:
 
 
 def _run(turns: int, overrides: Sequence[str]) -> MemoryRun:
+    from adapters.base.host_memory import map_large_blocks
     from trainer.config_loading import load_config
-    from trainer.host_memory import give_memory_back
     from trainer.quiet import quiet_libraries
 
-    give_memory_back()
+    map_large_blocks()
     quiet_libraries()
     from rich.console import Console
 

@@ -15,11 +15,11 @@ BATCH_TOKENS = 1024
 
 
 def main() -> None:
+    from adapters.base.host_memory import map_large_blocks
     from trainer.config_loading import load_config
-    from trainer.host_memory import give_memory_back
     from trainer.quiet import quiet_libraries
 
-    give_memory_back()
+    map_large_blocks()
     quiet_libraries()
     from adapters.base.loading import load_base
     from adapters.base.quantization import QuantizationSpec

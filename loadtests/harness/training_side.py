@@ -76,10 +76,10 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     import yaml
     from rich.console import Console
 
+    from adapters.base.host_memory import map_large_blocks
     from trainer.config_loading import load_config
     from trainer.evaluations import Measurement
     from trainer.history import History
-    from trainer.host_memory import give_memory_back
     from trainer.loop import Audience, TrainingJob, train_adapter
     from trainer.methods.attachment import attach_adapter
     from trainer.preflight import prepare_run
@@ -88,7 +88,7 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     from trainer.run_folder import create_run_folder
     from trainer.task import make_task
 
-    give_memory_back()
+    map_large_blocks()
     quiet_libraries()
     folder = Path(spec.folder)
     document = {

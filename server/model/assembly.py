@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adapters.base.host_memory import return_freed_memory
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.native.build import NativeLibrary, load_native
 from adapters.base.native.ops import NativeOps
@@ -22,7 +23,6 @@ from server.model.cuda_graphs import DecodeGraphs
 from server.model.generic import GenericModel, freeze
 from server.model.grammar import GrammarCache, grammar_tokenizer
 from server.model.host_adapter import PagedAdapterLoader
-from server.model.host_memory import return_freed_memory
 from server.model.kernels.backends import KernelBackend, choose_backend, reference_backend
 from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache

@@ -17,10 +17,10 @@ EXIT_INTERRUPTED = 130
 def load_libraries(console: Console) -> None:
     """Import what takes seconds, and keep it quiet."""
     with console.status("loading libraries"):
-        from trainer.host_memory import give_memory_back
+        from adapters.base.host_memory import map_large_blocks
         from trainer.quiet import quiet_libraries
 
-        give_memory_back()
+        map_large_blocks()
         quiet_libraries()
 
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from server.model.host_memory import return_freed_memory
+from adapters.base.host_memory import return_freed_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")

@@ -1,0 +1,45 @@
+"""How the C allocator deals with freed memory: it keeps it, unless it is told not to."""
+
+import ctypes
+import sys
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_MAPPED_FROM_BYTES = 4 * 1024 * 1024
+
+
+def return_freed_memory() -> bool:
+    """Give the holes of the heap back to the system; returns whether anything was.
+
+    Loading a base frees many tensors of middling size between others that stay: 430 MiB with the
+    embedded one. Training steps of different lengths leave holes that later ones don't fit: 2.05
+    GB had become 2.57 by step 32. Process-wide, and what is used again afterwards costs fresh
+    pages, so it is for the end of loading and every few steps.
+    """
+    trim = _glibc("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def map_large_blocks() -> bool:
+    """Let glibc map blocks from 4 MB on their own; returns whether there is a glibc to tell.
+
+    By itself glibc raises its threshold to what was freed last, up to 32 MB, and keeps what step
+    after step frees in a heap full of holes. Mapping everything is no better: at 64 KB a training
+    step spent much of its time in fresh pages (docs/experiments.md). Process-wide, so only a
+    command line calls it.
+    """
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
+        return False
+    told = mallopt(_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+    return bool(told and mallopt(_TRIM_THRESHOLD, 2 * _MAPPED_FROM_BYTES))
+
+
+def _glibc(name: str) -> Any:
+    """A function of glibc's own, or None with another C library."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
