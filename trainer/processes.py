@@ -48,6 +48,15 @@ class Processes:
         _distributed().all_gather_object(boxes, value)
         return boxes
 
+    def leave(self) -> None:
+        """The end of the run: all let go of one another before any of them exits.
+
+        A process that exits with its connections open makes gloo's threads abort the others.
+        """
+        if self.count > 1:
+            self.wait()
+            _distributed().destroy_process_group()
+
 
 ALONE = Processes()
 """The run of one process."""

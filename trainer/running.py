@@ -134,6 +134,7 @@ def carry_out(
         trained = _Trained(outcome, tuning, evaluation, base)
         result = _finish(ready, task, folder, record, trained, store, console)
     shared: RunResult = _known(processes.share(result))
+    processes.leave()
     return shared
 
 

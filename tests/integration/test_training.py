@@ -233,11 +233,11 @@ def test_check_says_what_would_happen_and_writes_nothing(base: Path, tmp_path: P
 
 def test_config_mistakes_come_all_at_once_without_a_traceback(base: Path, tmp_path: Path) -> None:
     path = write_example(tmp_path, base, lora={"rnak": 3})
-    code, output = invoke("run", path, "--trainig.epochs", "3", "--lora.bias", "all")
+    code, output = invoke("run", path, "--trainig.epochs", "3", "--lora.bias", "some")
     assert code == 2
     assert "lora.rnak: unknown key" in output
     assert "trainig: unknown key; did you mean training?" in output
-    assert "lora.bias: training the base's own biases isn't there yet" in output
+    assert "lora.bias: input should be 'none', 'all' or 'lora_only' (it is 'some')" in output
     assert "Traceback" not in output
 
 
