@@ -37,29 +37,38 @@ async def measure_llama_cpp(
 ) -> list[CellResult]:
     """Convert the LoRA `folders`, start `llama-server`, run the cells, stop it.
 
-    Raises `ServerStartError`, `HttpClientError`, and `ValueError` for a base without a GGUF.
+    Cells without adapters have a server of their own that holds none: adapters which it holds cost
+    that server time when a request names none of them. Raises `ServerStartError`,
+    `HttpClientError`, and `ValueError` for a base without a GGUF.
     """
     if not base.startswith(_EMBEDDED):
         raise ValueError(f"{base} comes without a GGUF file; llama.cpp is measured on embedded:")
     files = convert(base, folders, scratch)
-    names = [f"{BASE}:{index}" for index in range(len(files))]
     num_slots = max(width.num_clients for width in widths)
     model = embedded_gguf(base.removeprefix(_EMBEDDED))
     cells: list[CellResult] = []
-    async with running_llama_cpp(
-        binary, model, files, scratch / "llama.log", num_clients=num_slots
-    ) as url:
-        loop = ClosedLoop(LABEL, url, shape, llama_body)
-        await loop.warm_up([BASE, *names], num_slots)
-        for width in widths:
-            models = names[: width.num_adapters] or [BASE]
-            cell = await loop.measure(
-                models, width.num_clients, width.num_requests_each, width.num_adapters
-            )
-            print(f"  {LABEL}: {width.num_clients} clients, {width.num_adapters} adapters: "
-                  f"{cell.tokens_per_second:.1f} tokens/s", flush=True)  # fmt: skip
-            cells.append(cell)
+    for held in ([], files):
+        wanted = [width for width in widths if bool(width.num_adapters) == bool(held)]
+        if not wanted:
+            continue
+        names = [f"{BASE}:{index}" for index in range(len(held))]
+        async with running_llama_cpp(
+            binary, model, held, scratch / "llama.log", num_clients=num_slots
+        ) as url:
+            loop = ClosedLoop(LABEL, url, shape, llama_body)
+            await loop.warm_up(names or [BASE], num_slots)
+            for width in wanted:
+                cells.append(await _measured(loop, names[: width.num_adapters] or [BASE], width))
     return cells
+
+
+async def _measured(loop: ClosedLoop, models: Sequence[str], width: Width) -> CellResult:
+    cell = await loop.measure(
+        models, width.num_clients, width.num_requests_each, width.num_adapters
+    )
+    print(f"  {LABEL}: {width.num_clients} clients, {width.num_adapters} adapters: "
+          f"{cell.tokens_per_second:.1f} tokens/s", flush=True)  # fmt: skip
+    return cell
 
 
 def convert(base: str, folders: Sequence[Path], scratch: Path) -> list[Path]:
@@ -81,4 +90,5 @@ def llama_body(model: str, serial: int, shape: AnswerShape) -> dict[str, Any]:
     """`base`, or `base:3` for the fourth adapter: llama.cpp takes them by position."""
     name, _, position = model.partition(":")
     applied = [{"id": int(position), "scale": 1.0}] if position else []
-    return {**chat_body(name, serial, shape), "lora": applied}
+    body = chat_body(name, serial, shape)
+    return {**body, "lora": applied} if applied else body
