@@ -125,7 +125,10 @@ def carry_out(
         hooks=tuning,
         processes=processes,
     )
-    with _told(ready, folder, start, console, processes) as audience, _disk_full_explained(folder):
+    with (
+        _told(ready, folder, start, base_loss, console, processes) as audience,
+        _disk_full_explained(folder),
+    ):
         outcome = train_adapter(tuning.model, job, audience, start)
     if predicted is not None:
         console.print(memory_line(predicted, outcome.peak_memory_bytes), highlight=False)
@@ -195,6 +198,7 @@ def _told(
     ready: Preflight,
     folder: RunFolder,
     start: Checkpoint | None,
+    base_loss: float,
     console: Console,
     processes: Processes,
 ) -> Iterator[Audience | None]:
@@ -219,7 +223,7 @@ def _told(
     finally:
         history.close()
         tracker.close()
-        _draw_curve(history, folder, config)
+        _draw_curve(history, folder, config, base_loss)
 
 
 def _sample_log(
@@ -254,12 +258,18 @@ def _disk_full_explained(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _draw_curve(history: History, folder: RunFolder, config: TrainerConfig) -> None:
+def _draw_curve(
+    history: History, folder: RunFolder, config: TrainerConfig, base_loss: float
+) -> None:
     with warnings.catch_warnings():
         # Fonts without CJK glyphs draw boxes for a Chinese name; that is no reason to warn.
         warnings.simplefilter("ignore", UserWarning)
         draw_loss_curve(
-            history.records, folder.loss_curve, title=config.name, measure=loss_name(config)
+            history.records,
+            folder.loss_curve,
+            title=config.name,
+            measure=loss_name(config),
+            base_loss=base_loss,
         )
 
 

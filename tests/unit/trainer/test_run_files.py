@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from trainer.config import TrainerConfig
-from trainer.curve import draw_loss_curve
+from trainer.curve import draw_loss_curve, loss_curve
 from trainer.history import History, StepRecord
 from trainer.run_folder import create_run_folder
 
@@ -38,5 +39,16 @@ def test_curve_is_a_png_even_of_nothing(tmp_path: Path) -> None:
     records = [StepRecord(i, i / 4, loss=3 / (i + 1)) for i in range(4)]
     for index, some in enumerate(([], [*records, StepRecord(3, 1.0, eval_loss=1.0)])):
         path = tmp_path / f"{index}.png"
-        draw_loss_curve(some, path, title="a", measure="loss")
+        draw_loss_curve(some, path, title="a", measure="loss", base_loss=2.5)
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 200])
+def test_curve_counts_whole_steps_and_shows_the_base(num_steps: int) -> None:
+    records = [StepRecord(i + 1, 1.0, loss=3 / (i + 1)) for i in range(num_steps)]
+    records.append(StepRecord(num_steps, 1.0, eval_loss=1.0))
+    (axes,) = loss_curve(records, title="a", measure="loss", base_loss=2.5).axes
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    levels = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert levels["base, held-out loss"] == [2.5, 2.5]
+    assert levels["held-out loss"] == [1.0]
