@@ -6,6 +6,7 @@ from trainer.config import TrainerConfig
 from trainer.data.preparation import PreparedData
 from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
+from trainer.metrics.pairwise import Outcome
 from trainer.objective_text import describe_objective, loss_name
 from trainer.samples import Sample, samples_markdown
 
@@ -117,6 +118,15 @@ def _others(config: TrainerConfig, metrics: Mapping[str, float]) -> str:
         parts.append(
             f"Answers are greedy, of at most {section.answer_tokens} tokens, to at most "
             f"{section.max_rows} of those rows; all of them are in the run's `evaluation.json`."
+        )
+    if "eval_pairwise_won" in metrics:
+        won, lost, tied, inconsistent, unreadable = (
+            f"{metrics[f'eval_pairwise_{outcome}']:.0f}" for outcome in Outcome
+        )
+        parts.append(
+            f"Asked twice which answer is better, with the places swapped, `{section.judge.model}` "
+            f"preferred the adapter's {won} times and the base's {lost} times, called {tied} pairs "
+            f"equal, changed its verdict on {inconsistent} and gave none on {unreadable}."
         )
     if "eval_judge_rated" in metrics:
         rated, unread = (metrics[f"eval_judge_{name}"] for name in ("rated", "unparseable"))

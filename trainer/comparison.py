@@ -28,6 +28,10 @@ def measure_all(
         tell(f"measuring {candidate.label}")
         with biases_put_back(model):
             peft_model = load_adapter(model, candidate.folder)
-            results.append(meter.measure(peft_model, candidate.label, candidate.served_name))
+            results.append(
+                meter.measure(
+                    peft_model, candidate.label, candidate.served_name, against=results[0]
+                )
+            )
             model = bare_base(peft_model)
     return results

@@ -14,8 +14,9 @@ from trainer.measuring import Measured, Measuring
 
 JSON_FILE, MARKDOWN_FILE, CHART_FILE = "evaluation.json", "evaluation.md", "comparison.png"
 _BETTER = {"loss": "lower is better", "perplexity": "lower is better",
-           "judge": "1 to 10, higher is better", "judge_rated": "answers",
-           "judge_unparseable": "answers"}  # fmt: skip
+           "judge": "1 to 10, higher is better"}  # fmt: skip
+_COUNTS = ("judge_", "pairwise_")
+"""How figures begin that are counts of answers: in tables, not among the bars."""
 
 
 def comparison_table(results: Sequence[Measured], held_out: HeldOut) -> Table:
@@ -77,16 +78,20 @@ def write_report(
 
 
 def _verdicts(results: Sequence[Measured], index: int) -> dict[str, Any]:
-    """What the judge said of each model's answer, where there was one."""
+    """What the judge said of each model's answer, alone and beside the base's, where it did."""
     verdicts = {r.label: asdict(r.verdicts[index]) for r in results if r.verdicts}
-    return {"verdicts": verdicts} if verdicts else {}
+    duels = {r.label: asdict(r.duels[index]) for r in results if r.duels}
+    return {
+        **({"verdicts": verdicts} if verdicts else {}),
+        **({"against_base": duels} if duels else {}),
+    }
 
 
 def draw_bars(results: Sequence[Measured], path: Path) -> None:
     """One small chart for each figure, one bar for each model."""
     from matplotlib.figure import Figure
 
-    names = _figure_names(results)
+    names = [name for name in _figure_names(results) if not name.startswith(_COUNTS)]
     figure = Figure(figsize=(max(3.0, 2.6 * len(names)), 3.2), layout="constrained")
     axes = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
     for axis, name in zip(axes, names, strict=False):

@@ -1,4 +1,4 @@
-"""What is measured of one model on held-out rows: perplexity, answers, and a judge's verdicts."""
+"""What is measured of one model on held-out rows: perplexity, answers, and what a judge says."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from adapters.base.loading import LoadedBase
 from trainer.collator import pad_token_id
 from trainer.config import EvaluationSection
-from trainer.config.evaluation import Metric
+from trainer.config.evaluation import JUDGED, Metric
 from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn
 from trainer.data.examples import Example
 from trainer.evaluation import held_out_loss, perplexity
@@ -18,7 +18,16 @@ from trainer.held_out import HeldOut
 from trainer.labels import ConversationLabeller, LabelledRow
 from trainer.metrics.bleu import bleu
 from trainer.metrics.exact_match import exact_match
-from trainer.metrics.judge import Ask, Question, Verdict, chat, judge, read_questions
+from trainer.metrics.judge import (
+    Ask,
+    Judgement,
+    Question,
+    Verdict,
+    chat,
+    judge,
+    read_questions,
+)
+from trainer.metrics.pairwise import Duel, Outcome, compare_pairs, tally
 from trainer.metrics.rouge import rouge
 
 BASE_LABEL = "base"
@@ -30,7 +39,7 @@ _JUDGE_TOKENS = 256
 class Measuring:
     """What is computed, and how. `server` answers instead of the model in this process.
 
-    The judge rates answers to `questions`, or without them those to the held-out rows.
+    The judge sees answers to `questions`, or without them those to the held-out rows.
     """
 
     metrics: tuple[Metric, ...]
@@ -43,10 +52,14 @@ class Measuring:
     questions: tuple[Question, ...] = ()
 
     @property
+    def asks_a_judge(self) -> bool:
+        return bool(set(JUDGED) & set(self.metrics))
+
+    @property
     def needs_answers(self) -> bool:
         """Whether the held-out rows have to be answered."""
         return bool({"bleu", "rouge", "exact_match"} & set(self.metrics)) or (
-            "judge" in self.metrics and not self.questions
+            self.asks_a_judge and not self.questions
         )
 
 
@@ -64,7 +77,8 @@ def measuring_for(
     """
     asked = section.judge
     ask = None
-    if "judge" in section.metrics and asked.url is not None and asked.model is not None:
+    judged = set(JUDGED) & set(section.metrics)
+    if judged and asked.url is not None and asked.model is not None:
         key = os.environ.get(asked.api_key_env)
         ask = chat(asked.url, asked.model, key, max_tokens=_JUDGE_TOKENS)
     return Measuring(
@@ -85,8 +99,8 @@ def measuring_for(
 class Measured:
     """The figures of the base or of one adapter, and what they come from.
 
-    `answers` are to the held-out rows, in their order. `verdicts` are on `judged`, answers to the
-    questions that were given, or on `answers` where none were.
+    `answers` are to the held-out rows, in their order. `verdicts` and `duels` are on `judged`,
+    answers to the questions that were given, or on `answers` where none were.
     """
 
     label: str
@@ -94,6 +108,7 @@ class Measured:
     answers: tuple[str, ...] = ()
     judged: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    duels: tuple[Duel, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As JSON values, for `parse_measured`."""
@@ -108,6 +123,7 @@ def parse_measured(document: Any) -> Measured:
         tuple(document["answers"]),
         tuple(document["judged"]),
         tuple(Verdict(**verdict) for verdict in document["verdicts"]),
+        tuple(Duel(Outcome(d["outcome"]), tuple(d["replies"])) for d in document["duels"]),
     )
 
 
@@ -127,12 +143,19 @@ class Meter:
         self._measuring = measuring
 
     def measure(
-        self, model: Any, label: str, served_name: str, *, loss: float | None = None
+        self,
+        model: Any,
+        label: str,
+        served_name: str,
+        *,
+        loss: float | None = None,
+        against: Measured | None = None,
     ) -> Measured:
         """Figures and answers of `model`, which a server knows as `served_name`.
 
-        `loss` is the mean held-out loss where it is known already. Raises `EvaluationError` when
-        the server or the judge can't be asked.
+        `loss` is the mean held-out loss where it is known already; `against` is whose answers the
+        judge sees beside these. Raises `EvaluationError` when the server or the judge can't be
+        asked.
         """
         measuring, held_out = self._measuring, self._held_out
         figures: dict[str, float] = {}
@@ -151,17 +174,20 @@ class Meter:
             figures |= _text_figures(measuring.metrics, answers, held_out)
         judged: list[str] = []
         verdicts: tuple[Verdict, ...] = ()
-        if "judge" in measuring.metrics and measuring.ask_judge is not None:
+        duels: tuple[Duel, ...] = ()
+        if measuring.ask_judge is not None:
             questions = measuring.questions or _questions(held_out)
             if measuring.questions:
                 judged = self._answers(model, served_name, [_asking(q.text) for q in questions])
-            judgement = judge(questions, judged or answers, measuring.ask_judge)
-            verdicts = judgement.verdicts
-            if judgement.mean is not None:
-                figures["judge"] = judgement.mean
-            figures["judge_rated"] = float(judgement.num_rated)
-            figures["judge_unparseable"] = float(judgement.num_unparseable)
-        return Measured(label, figures, tuple(answers), tuple(judged), verdicts)
+            if "judge" in measuring.metrics:
+                judgement = judge(questions, judged or answers, measuring.ask_judge)
+                verdicts = judgement.verdicts
+                figures |= _ratings(judgement)
+            if "pairwise" in measuring.metrics and against is not None:
+                opponents = against.judged or against.answers
+                duels = compare_pairs(questions, judged or answers, opponents, measuring.ask_judge)
+                figures |= tally(duels)
+        return Measured(label, figures, tuple(answers), tuple(judged), verdicts, duels)
 
     def _answers(self, model: Any, served_name: str, examples: Sequence[Example]) -> list[str]:
         measuring = self._measuring
@@ -184,6 +210,15 @@ def _text_figures(
     if "exact_match" in metrics:
         figures["exact_match"] = exact_match(answers, references)
     return figures
+
+
+def _ratings(judgement: Judgement) -> dict[str, float]:
+    mean = {} if judgement.mean is None else {"judge": judgement.mean}
+    return {
+        **mean,
+        "judge_rated": float(judgement.num_rated),
+        "judge_unparseable": float(judgement.num_unparseable),
+    }
 
 
 def _questions(held_out: HeldOut) -> tuple[Question, ...]:

@@ -59,7 +59,8 @@ class RunEvaluation:
     def measure_adapter(self, model: Any, loss: float, base: BaseEvaluation) -> Measured:
         """The adapter on the base; writes `evaluation.json` and `evaluation.md` with both."""
         name = self._ready.config.name
-        measured = self._measure(model, f"{name} (adapter)" if name == BASE_LABEL else name, loss)
+        label = f"{name} (adapter)" if name == BASE_LABEL else name
+        measured = self._measure(model, label, loss, against=base.measured)
         write_report(
             self._folder.path,
             [base.measured, measured],
@@ -80,10 +81,12 @@ class RunEvaluation:
             pad_id=ready.pad_id,
         )
 
-    def _measure(self, model: Any, label: str, loss: float) -> Measured:
+    def _measure(
+        self, model: Any, label: str, loss: float, *, against: Measured | None = None
+    ) -> Measured:
         # The loss of a preference run isn't that of its answers' tokens.
         known = loss if self._ready.config.objective == "sft" else None
-        return self._meter.measure(model, label, label, loss=known)
+        return self._meter.measure(model, label, label, loss=known, against=against)
 
 
 def figures_as_metrics(base: Measured, adapter: Measured) -> dict[str, float]:

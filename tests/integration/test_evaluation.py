@@ -80,6 +80,25 @@ def test_compare_measures_base_and_adapters_on_the_same_rows(
     assert adapter_digest(adapter) == before
 
 
+def test_a_judge_compares_each_adapter_with_the_base(
+    base: Path, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    with chat_endpoint(lambda body: "Both are poor. [[C]]") as judge:
+        code, text = invoke(
+            "compare", adapter, "--data", data, "--base", base, "--answer-tokens", 4,
+            "--metrics", "pairwise", "--judge-url", judge.url, "--judge-model", "j",
+            "--out", tmp_path / "out",
+        )  # fmt: skip
+    assert code == 0, text
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert document["figures"]["base"] == {}
+    assert document["figures"]["random"]["pairwise_tied"] == 5
+    answers = document["rows"][0]["answers"]
+    first, second = (body["messages"][0]["content"] for body in judge.bodies[:2])
+    assert f"[Answer A]\n{answers['random']}\n[Answer B]\n{answers['base']}\n" in first
+    assert f"[Answer A]\n{answers['base']}\n[Answer B]\n{answers['random']}\n" in second
+
+
 def test_options_that_cannot_be_are_told(base: Path, adapter: Path, data: Path) -> None:
     code, text = invoke("eval", adapter, "--data", data, "--metrics", "meteor,judge")
     assert code == 2

@@ -17,7 +17,7 @@ from trainer.running import RunResult, run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-METRICS = ["perplexity", "bleu", "rouge", "exact_match", "judge"]
+METRICS = ["perplexity", "bleu", "rouge", "exact_match", "judge", "pairwise"]
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +47,39 @@ def run(folder: Path, base: str, evaluation: dict[str, Any], **document: Any) ->
 
 
 def test_metrics_and_verdicts_reach_report_card_and_manifest(base: str, tmp_path: Path) -> None:
-    with chat_endpoint(lambda body: "Fine. Rating: [[7]]") as judge:
+    def verdict(body: dict[str, Any]) -> str:
+        is_pair = "[Answer B]" in body["messages"][0]["content"]
+        return "[[A]]" if is_pair else "Fine. Rating: [[7]]"
+
+    with chat_endpoint(verdict) as judge:
         result = run(
             tmp_path,
             base,
             {"metrics": METRICS, "max_rows": 3, "answer_tokens": 4,
              "judge": {"url": judge.url, "model": "j"}},
         )  # fmt: skip
-    assert len(judge.bodies) == 6  # three rows, base and adapter
+    # Three rows: a rating of base and adapter each, and the pair in both orders.
+    assert len(judge.bodies) == 3 * (2 + 2)
     assert judge.models == {"j"}
     assert result.stored is not None
     metrics = result.stored.manifest.metrics
     for name in ("perplexity", "bleu", "rouge1", "rougeL", "exact_match", "judge"):
         assert {f"eval_{name}", f"eval_{name}_base"} <= metrics.keys()
     assert metrics["eval_judge"] == 7
+    assert metrics["eval_pairwise_inconsistent"] == 3
+    assert "eval_pairwise_won_base" not in metrics
     assert metrics["eval_perplexity"] < metrics["eval_perplexity_base"]
     report = json.loads((result.folder.path / "evaluation.json").read_text(encoding="utf-8"))
     assert set(report["figures"]) == {"base", "m"}
     assert len(report["rows"]) == 3
     assert report["rows"][0]["verdicts"]["m"] == {"rating": 7, "reply": "Fine. Rating: [[7]]"}
+    assert report["rows"][0]["against_base"]["m"] == {
+        "outcome": "inconsistent", "replies": ["[[A]]", "[[A]]"],
+    }  # fmt: skip
     card = (result.stored.path / "README.md").read_text(encoding="utf-8")
     assert "| BLEU |" in card
+    assert "`j` preferred the adapter's 0 times and the base's 0 times" in card
+    assert "changed its verdict on 3 and gave none on 0." in card
     assert "| judge's mean rating, 1 to 10 | 7 | 7 |" in card
     assert "The judge is `j`; of its 3 verdicts on the adapter's answers 0 had no rating" in card
 

@@ -13,7 +13,7 @@ from trainer import defaults
 from trainer.commands.options import ApiKey, RunsPath, ServerUrl, StoreReference, open_existing
 from trainer.commands.telling import load_libraries, told_in_one_line
 from trainer.config import EvaluationSection, JudgeSection
-from trainer.config.evaluation import Metric
+from trainer.config.evaluation import JUDGED, Metric
 from trainer.errors import ConfigError
 
 BaseRef = Annotated[str | None, typer.Option("--base", help="Default: what the adapter says.")]
@@ -142,11 +142,12 @@ def _section(
         problems.append(f"--metrics: name at least one of {', '.join(known)}")
     if language not in ("auto", "en", "zh"):
         problems.append(f"--language: {language!r} is none of auto, en, zh")
-    if "judge" in names and (judge.url is None or judge.model is None):
-        problems.append("--metrics judge needs --judge-url and --judge-model")
-    if "judge" not in names:
+    judged = [name for name in JUDGED if name in names]
+    if judged and (judge.url is None or judge.model is None):
+        problems.append(f"--metrics {judged[0]} needs --judge-url and --judge-model")
+    if not judged:
         problems += [
-            f"{option}: has no effect without judge in --metrics"
+            f"{option}: has no effect without {' or '.join(JUDGED)} in --metrics"
             for option, value in (
                 ("--judge-url", judge.url),
                 ("--judge-model", judge.model),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer import defaults
+from trainer.config.evaluation import JUDGED
 from trainer.config.method import (
     LORA_FAMILY,
     PROMPT_FAMILY,
@@ -198,15 +199,17 @@ def _evaluation(document: Mapping[str, Any]) -> list[str]:
     metrics = _get(document, "evaluation", "metrics")
     judge = _get(document, "evaluation", "judge")
     judge = judge if isinstance(judge, Mapping) else {}
-    judges = isinstance(metrics, list | tuple | str) and "judge" in metrics
-    if judges:
+    names = metrics if isinstance(metrics, list | tuple | str) else ()
+    asked = [name for name in JUDGED if name in names]
+    if asked:
         return [
-            f"evaluation.judge.{key}: missing; evaluation.metrics has judge in it"
+            f"evaluation.judge.{key}: missing; evaluation.metrics has {asked[0]} in it"
             for key in ("url", "model")
             if judge.get(key) is None
         ]
+    either = " or ".join(JUDGED)
     return [
-        f"evaluation.judge.{key}: has no effect without judge in evaluation.metrics"
+        f"evaluation.judge.{key}: has no effect without {either} in evaluation.metrics"
         for key in ("url", "model", "questions")
         if judge.get(key) is not None
     ]

@@ -7,7 +7,9 @@ from pydantic import BeforeValidator, Field, field_validator
 from trainer import defaults
 from trainer.config.section import Section, split_names
 
-Metric = Literal["perplexity", "bleu", "rouge", "exact_match", "judge"]
+Metric = Literal["perplexity", "bleu", "rouge", "exact_match", "judge", "pairwise"]
+JUDGED: tuple[Metric, ...] = ("judge", "pairwise")
+"""Those that ask a judge."""
 
 
 class JudgeSection(Section):
@@ -43,7 +45,7 @@ class EvaluationSection(Section):
     metrics: Annotated[tuple[Metric, ...], BeforeValidator(split_names)] = Field(
         default=("perplexity",),
         description="of base and adapter before publishing: perplexity, bleu, rouge, exact_match, "
-        "judge",
+        "judge, pairwise",
     )
     max_rows: int = Field(
         default=defaults.METRIC_ROWS, ge=1, description="held-out rows that metrics answer"

@@ -93,6 +93,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         (["--name", "polite@3"], "without '@'"),
         (["--evaluation.metrics", "bleu,meteor"], "evaluation.metrics: "),
         (["--evaluation.metrics", "judge"], "evaluation.judge.url: missing"),
+        (["--evaluation.metrics", "bleu,pairwise"], "evaluation.metrics has pairwise in it"),
         (["--evaluation.judge.model", "j"], "evaluation.judge.model: has no effect without judge"),
         (["--adalora.init_r", "4"], "adalora: has no effect with method qlora; it is for adalora"),
         (["--method", "adalora", "--adalora.init_r", "8"], "target_r: 8 must be below"),
