@@ -38,7 +38,7 @@ def run_schemathesis(url: str, num_examples: int, folder: Path) -> SchemathesisR
             *(str(Path(sys.executable).parent / "st"), "run", f"{url}/openapi.json"),
             *("--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"),
             *("--max-examples", str(num_examples), "--continue-on-failure", "--no-color"),
-            *("--request-timeout", "60", "--suppress-health-check", "all", "--seed", "1"),
+            *("--request-timeout", "300", "--suppress-health-check", "all", "--seed", "1"),
             *("--report", "ndjson", "--report-ndjson-path", str(events)),
         ],
         capture_output=True, text=True, check=False, cwd=folder,

@@ -128,7 +128,7 @@ def draw(verdict: Verdict, title: str) -> bytes:
     times = [s.seconds for s in verdict.samples]
     axes[1][2].plot(times, [s.vitals.resident_bytes / 2**20 for s in verdict.samples], color=_INK)
     axes[1][2].plot(times, [s.vitals.other_bytes / 2**20 for s in verdict.samples], color=_ACCENT)
-    axes[1][2].set_title("resident memory, MiB (blue: without cached adapters)")
+    axes[1][2].set_title("memory, MiB (blue: without cached adapters)")
     axes[1][2].set_xlabel("s")
     axes[1][2].set_ylim(0, 1.1 * axes[1][2].get_ylim()[1])
     for axis in axes.flat:
