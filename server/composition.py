@@ -33,12 +33,18 @@ from server.engine.engine import Engine
 from server.engine.host_cache import HostAdapterCache
 from server.engine.merge_process import MergeProcess
 from server.engine.metrics import EngineMetrics
+from server.engine.step_watchdog import StepWatchdog
 from server.engine.store_keeper import StoreKeeper
 from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
-from server.supervision import DrainingServer, serve_until_dead, uvicorn_config
+from server.supervision import (
+    DrainingServer,
+    end_hung_process,
+    serve_until_dead,
+    uvicorn_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +132,13 @@ async def serve_model(
         watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
         if config.keys_file and keys is not None:
             watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
+        watchdog = _step_watchdog(config, engine, drain)
+        watchdog.start()
         logger.info("ready in %.1f s", time.perf_counter() - started)
         try:
             yield
         finally:
+            watchdog.stop()
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
@@ -172,6 +181,17 @@ async def serve_model(
     finally:
         if tracing is not None:
             tracing.shutdown()
+
+
+def _step_watchdog(config: ServerConfig, engine: Engine, drain: Drain) -> StepWatchdog:
+    loop, timeout_seconds = asyncio.get_running_loop(), config.step_timeout_seconds
+    return StepWatchdog(
+        lambda: engine.step_started_at,
+        timeout_seconds=timeout_seconds,
+        on_hang=lambda: end_hung_process(
+            engine.give_up, drain, loop, step_timeout_seconds=timeout_seconds
+        ),
+    )
 
 
 def _free_what_goes(catalog: StoreCatalog, engine: Engine) -> None:

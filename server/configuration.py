@@ -55,6 +55,9 @@ class ServerConfig(BaseModel):
         "bfloat16",
         "Inputs of 4-bit weights in the native backend: rounded to int8 is faster, less exact",
     )
+    tool_format: Literal["auto", "hermes", "mistral", "llama3", "json"] = setting(
+        MODEL, "auto", "How the model writes tool calls; auto: by its chat template"
+    )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 
     store: str = setting(ADAPTERS, "var/adapters", "The adapter store: a folder, or a URL as s3://")
@@ -91,9 +94,6 @@ class ServerConfig(BaseModel):
         ge=0,
     )
     max_adapters_per_step: int = setting(BATCHING, 64, "Distinct adapters in a batch", ge=1)
-    tool_format: Literal["auto", "hermes", "mistral", "llama3", "json"] = Field(
-        "auto", description="How the model writes tool calls; auto: by its chat template"
-    )
     block_size: int = setting(BATCHING, 16, "Tokens in a KV block", ge=1)
     kv_cache_gib: float = setting(BATCHING, 1.0, "Size of the KV cache", gt=0)
     prefix_cache: bool = setting(BATCHING, True, "Reuse KV blocks of equal prefixes")
@@ -119,6 +119,9 @@ class ServerConfig(BaseModel):
     body_seconds: float = setting(LIMITS, 30.0, "Time for a request's body to arrive", gt=0)
     write_seconds: float = setting(
         LIMITS, 60.0, "A client that reads nothing for so long is cut off", gt=0
+    )
+    step_timeout_seconds: float = setting(
+        LIMITS, 600.0, "A step that runs so long hangs: the process ends with 1; 0 for never", ge=0
     )
     drain_seconds: float = setting(
         LIMITS, 30.0, "Time for running requests to finish after SIGTERM", ge=0

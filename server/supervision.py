@@ -1,12 +1,15 @@
-"""How the server's process ends: drained on a signal, or with an error when the engine is dead."""
+"""How the server's process ends.
+
+Drained on a signal; with an error when the engine is dead; at once when a step hangs."""
 
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,7 +21,10 @@ from server.core.errors import EngineDeadError
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 2.0
-"""For the last bytes of answers that were ended at the deadline."""
+"""For the last bytes of answers that were ended early."""
+
+_SOCKET_SECONDS = 0.2
+"""For the event loop to hand them to the sockets."""
 
 
 def run_on_fast_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -136,3 +142,38 @@ async def serve_until_dead(
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+
+
+def end_hung_process(
+    give_up: Callable[[str], str],
+    drain: Drain,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    step_timeout_seconds: float,
+) -> NoReturn:
+    """End the process with status 1 from another thread, when a step hangs.
+
+    Nothing can be waited for that may wait for the step: no thread, no destructor of a library. So
+    open requests are told (`give_up` fails them and returns where the step is), and that is all.
+    """
+
+    async def let_go() -> None:
+        drain.begin()
+        await drain.wait_empty(_FLUSH_SECONDS)
+        await asyncio.sleep(_SOCKET_SECONDS)
+
+    try:
+        where = give_up("a step of the engine hung, so the server ends")
+        logger.critical(
+            "a step has run for %g s (setting step_timeout_seconds) and can't be interrupted; the "
+            "process ends with status 1 for its supervisor to start it again. The step is in:\n%s",
+            step_timeout_seconds,
+            where,
+        )
+        with contextlib.suppress(TimeoutError):
+            # The loop may be blocked too.
+            told = asyncio.run_coroutine_threadsafe(let_go(), loop)
+            told.result(2 * (_FLUSH_SECONDS + _SOCKET_SECONDS))
+        logging.shutdown()
+    finally:
+        os._exit(1)

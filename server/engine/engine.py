@@ -8,7 +8,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from server.core.errors import (
     AdapterTooLargeError,
@@ -21,11 +20,10 @@ from server.core.errors import (
 from server.core.ports import ChatTokenizer, HostAdapter, ModelRunner
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.core.settings import SchedulerSettings
-from server.core.stack import AdapterVersion
 from server.engine.admission import Admission
 from server.engine.answer_text import AnswerText
-from server.engine.delta_queue import DeltaQueue
 from server.engine.host_cache import HostAdapterCache
+from server.engine.in_flight import Choice, InFlight
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack
 from server.engine.step_loop import Finish, Keep, LetGo, Retire, StepLoop, Stop, Submit
@@ -43,28 +41,6 @@ _STALLED_SECONDS = 120.0
 
 _RETIRING_SECONDS = 60.0
 """How long requests may still come for an adapter that their names meant a moment ago."""
-
-
-@dataclass
-class _Choice:
-    """One sequence in flight, as the event loop keeps it."""
-
-    index: int
-    text: AnswerText
-    request: "_InFlight"
-    last_token_at: float | None = None
-
-
-@dataclass
-class _InFlight:
-    """One accepted request until its caller has everything."""
-
-    label: str
-    adapter: AdapterVersion | None  # the only one, if it is alone
-    num_choices: int
-    accepted_at: float
-    deltas: DeltaQueue = field(default_factory=DeltaQueue)
-    open_choices: int = 0
 
 
 class Engine:
@@ -98,7 +74,7 @@ class Engine:
             clock=clock,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, Choice] = {}
         self._ids = itertools.count()
         self._num_users: Counter[str] = Counter()
         self._retired: dict[str, float] = {}
@@ -126,6 +102,19 @@ class Engine:
         """End every request now; each caller is told that the server aborted it."""
         for sequence_id in list(self._choices):
             self._steps.send(Finish(sequence_id, FinishReason.ABORT))
+
+    @property
+    def step_started_at(self) -> float | None:
+        """When the present step began, by the clock; None between steps."""
+        return self._steps.step_started_at
+
+    def give_up(self, reason: str) -> str:
+        """From another thread, while a step hangs: fail everything and accept nothing more.
+
+        Returns where the step is. It can't be ended, so nothing but the process's end is left.
+        """
+        self._steps.give_up(reason)
+        return self._steps.where()
 
     async def wait_dead(self) -> None:
         """Return when the step loop has died; never when it was stopped."""
@@ -194,7 +183,7 @@ class Engine:
         self._check(request)
         self._admission.enter(request.tenant, request.stack.label, request.num_choices)
         members = request.stack.members
-        in_flight = _InFlight(
+        in_flight = InFlight(
             request.stack.label,
             members[0].adapter if len(members) == 1 else None,
             request.num_choices,
@@ -255,7 +244,7 @@ class Engine:
             raise
 
     def _start_timer(
-        self, request: GenerationRequest, in_flight: _InFlight
+        self, request: GenerationRequest, in_flight: InFlight
     ) -> asyncio.TimerHandle | None:
         if request.timeout_seconds is None:
             return None
@@ -263,7 +252,7 @@ class Engine:
             request.timeout_seconds, lambda: self._end(in_flight, _too_late(request))
         )
 
-    def _end(self, in_flight: _InFlight, error: SwitchyardError) -> None:
+    def _end(self, in_flight: InFlight, error: SwitchyardError) -> None:
         """End a whole request early; its caller gets `error` behind what it hasn't read yet."""
         ids = [i for i, choice in self._choices.items() if choice.request is in_flight]
         self._abort(ids)
@@ -281,7 +270,7 @@ class Engine:
         self,
         request: GenerationRequest,
         adapters: tuple[HostAdapter, ...],
-        in_flight: _InFlight,
+        in_flight: InFlight,
     ) -> list[int]:
         sampling = request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
@@ -303,7 +292,7 @@ class Engine:
             stream = self._tokenizer.stream(
                 request.prompt_token_ids, skips_special_tokens=sampling.skips_special_tokens
             )
-            self._choices[sequence_id] = _Choice(index, AnswerText(stream, sampling), in_flight)
+            self._choices[sequence_id] = Choice(index, AnswerText(stream, sampling), in_flight)
             in_flight.open_choices += 1
             started.append(sequence_id)
             self._steps.send(Submit(sequence, adapters))
@@ -359,7 +348,7 @@ class Engine:
         for label, count in num_drawn.items():
             self._metrics.generation_tokens.labels(self._metrics.adapter_label(label)).inc(count)
 
-    def _delta(self, choice: _Choice, update: SequenceUpdate) -> GenerationDelta:
+    def _delta(self, choice: Choice, update: SequenceUpdate) -> GenerationDelta:
         piece = choice.text.push(update)
         if piece.finish_reason is not None and update.finish_reason is None:
             self._steps.send(Finish(update.sequence_id, piece.finish_reason))
@@ -375,7 +364,7 @@ class Engine:
             beginning=update.beginning,
         )
 
-    def _observe_token(self, choice: _Choice, now: float) -> None:
+    def _observe_token(self, choice: Choice, now: float) -> None:
         if choice.last_token_at is None:
             label = self._metrics.adapter_label(choice.request.label)
             ttft = now - choice.request.accepted_at
@@ -384,7 +373,7 @@ class Engine:
             self._metrics.inter_token_latency.observe(now - choice.last_token_at)
         choice.last_token_at = now
 
-    def _observe_end(self, choice: _Choice, reason: FinishReason, now: float) -> None:
+    def _observe_end(self, choice: Choice, reason: FinishReason, now: float) -> None:
         label = self._metrics.adapter_label(choice.request.label)
         self._metrics.requests.labels(label, reason.value).inc()
         seconds = now - choice.request.accepted_at

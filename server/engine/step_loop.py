@@ -2,8 +2,10 @@
 
 import logging
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -124,6 +126,11 @@ class StepLoop:
         self._thread.start()
 
     @property
+    def step_started_at(self) -> float | None:
+        """When the present step began, by the clock; None between steps."""
+        return self._step_started_at
+
+    @property
     def step_age_seconds(self) -> float:
         """How long the present step has been running; 0 between steps."""
         started = self._step_started_at
@@ -138,6 +145,21 @@ class StepLoop:
     def join(self) -> None:
         """Wait for the loop's end (after a `Stop`), but not for a step that never ends."""
         self._thread.join(_JOIN_SECONDS)
+
+    def give_up(self, reason: str) -> None:
+        """Fail everything as if the loop had ended, which a step that hangs keeps it from.
+
+        Called on another thread. What the step gives back, if it ends after all, reaches nobody.
+        """
+        self._is_alive = False
+        self._has_ended = True
+        self._abandon(reason)
+        self._refuse_inbox()
+
+    def where(self) -> str:
+        """The step thread's stack; empty when it runs no more."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def _run(self) -> None:
         was_stopped = False
@@ -176,7 +198,9 @@ class StepLoop:
                         self._scheduler.slots.retire(digest)
                     self._set_gauges()
                 case Keep(adapter, answer):
+                    self._step_started_at = self._clock()
                     answer(self._keep(adapter))
+                    self._step_started_at = None
                     self._set_gauges()
                 case LetGo(digests):
                     for digest in digests:
