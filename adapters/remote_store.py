@@ -14,7 +14,7 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from adapters.bounded_json import parse_json_object
 from adapters.cache_folder import default_cache_dir
 from adapters.errors import DocumentError, StoreError
 from adapters.folder_files import MANIFEST_FILE
+from adapters.keep_policy import MAX_POLICY_BYTES, POLICY_FILE, KeepPolicy
 from adapters.manifest import BaseLineage, Manifest
 from adapters.names import NAME_PATTERN, AdapterRef, check_name, parse_version
 from adapters.remote_files import RemoteFiles
@@ -87,6 +88,7 @@ class RemoteStore(AdapterStore):
                 else:
                     for version in sorted(gone):
                         self._writer.remove_version(name, version)
+            self._bring_policy(listing.get(POLICY_FILE), state)
             self._write_state(state, versions, aliases)
 
     def publish(
@@ -153,14 +155,16 @@ class RemoteStore(AdapterStore):
         self._delete_remote(ref.name, gone)
         self.pull()
 
-    def prune(self, name: str, keep: int) -> tuple[int, ...]:
+    def set_policy(self, policy: KeepPolicy) -> None:
+        """See `AdapterStore.set_policy`."""
+        self._remote.write(POLICY_FILE, policy.to_json().encode())
+        self.pull()
+
+    def prune(self, name: str, keep: int | None = None) -> tuple[int, ...]:
         """See `AdapterStore.prune`."""
         self.pull()
         removed = super().prune(name, keep)
-        if removed:
-            self._write_remote_alias(name, self.alias(name))
-            self._delete_remote(name, set(removed))
-            self.pull()
+        self._follow_prune(name, removed)
         return removed
 
     def _push(
@@ -180,10 +184,21 @@ class RemoteStore(AdapterStore):
             if names_parent:
                 manifest = manifest.model_copy(update={"parent": self._current_label(name)})
             version = self._upload(name, made.path, manifest)
+            replaced = self.alias(name).versions
             if set_alias:
                 self._write_remote_alias(name, single(version, version))
         self.pull()
-        return self.get(AdapterRef(name, version))
+        stored = self.get(AdapterRef(name, version))
+        with self._changing():
+            removed = self._retention.keep_to_policy(name, replaced)
+        self._follow_prune(name, removed)
+        return stored
+
+    def _follow_prune(self, name: str, removed: Collection[int]) -> None:
+        """Delete there what was removed here. The alias has not changed by it."""
+        if removed:
+            self._delete_remote(name, set(removed))
+            self.pull()
 
     def _upload(self, name: str, folder: Path, manifest: Manifest) -> int:
         version, claim = self._claim(name)
@@ -274,6 +289,15 @@ class RemoteStore(AdapterStore):
             self._writer.set_alias(name, alias)
         state[key] = fingerprint
 
+    def _bring_policy(self, fingerprint: str | None, state: dict[str, str]) -> None:
+        if fingerprint is None:
+            self._layout.policy.unlink(missing_ok=True)
+            state.pop(POLICY_FILE, None)
+        elif state.get(POLICY_FILE) != fingerprint or not self._layout.policy.exists():
+            text = self._remote.read(POLICY_FILE, MAX_POLICY_BYTES + 1).decode(errors="replace")
+            self._writer.write_file(self._layout.policy, text)
+            state[POLICY_FILE] = fingerprint
+
     def _read_state(self) -> dict[str, str]:
         try:
             document = json.loads((self.root / STATE_FILE).read_text())
@@ -288,7 +312,7 @@ class RemoteStore(AdapterStore):
         self, state: dict[str, str], versions: Versions, aliases: Mapping[str, str]
     ) -> None:
         there = {f"{name}/{version}" for name in versions for version in versions[name]}
-        there |= {f"{name}/{ALIAS_FILE}" for name in aliases}
+        there |= {f"{name}/{ALIAS_FILE}" for name in aliases} | {POLICY_FILE}
         kept = {key: value for key, value in state.items() if key in there}
         self._writer.write_file(
             self.root / STATE_FILE, json.dumps({"url": self.url, "files": kept})

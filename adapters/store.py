@@ -1,7 +1,7 @@
 """The local adapter store: named, versioned PEFT folders that appear and change atomically."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -11,9 +11,11 @@ from adapters.alias import Alias
 from adapters.archive import extract_archive, write_archive
 from adapters.errors import AdapterNotFoundError, ArchiveError, StoreError
 from adapters.importing import ImportOrder
+from adapters.keep_policy import KeepPolicy
 from adapters.manifest import BaseLineage, Manifest
 from adapters.names import AdapterRef, check_name
 from adapters.quarantine import Quarantine, QuarantinedAdapter
+from adapters.retention import Retention
 from adapters.soundness import Sweeper
 from adapters.store_layout import StoreLayout
 from adapters.store_lock import exclusive_lock
@@ -47,6 +49,7 @@ class AdapterStore:
         self._writer = StoreWriter(self._layout)
         self._quarantine = Quarantine(self._layout)
         self._sweeper = Sweeper(self._layout)
+        self._retention = Retention(self._layout, self._reader, self._writer)
         try:
             self._layout.staging.mkdir(parents=True, exist_ok=True)
             # A writer that is at work holds the lock, and then nothing here is left over.
@@ -127,10 +130,7 @@ class AdapterStore:
         check_name(name)
         named = manifest.model_copy(update={"name": name})
         with self._changing():
-            version = self._writer.publish(
-                name, copy_folder(folder), lambda _: named, set_alias=set_alias
-            )
-        return self.get(AdapterRef(name, version))
+            return self._publish(name, copy_folder(folder), lambda _: named, set_alias=set_alias)
 
     def alias(self, name: str) -> Alias:
         """What `name` points at; nothing when there is no such name."""
@@ -197,13 +197,11 @@ class AdapterStore:
         order.check_source(folder)
         with self._changing():
             order = replace(order, parent=self._current_label(name))
-            version = self._writer.publish(
+            return self._publish(
                 name,
                 copy_folder(folder),
                 lambda staged: order.describe(staged, came_with=folder),
-                set_alias=True,
             )
-        return self.get(AdapterRef(name, version))
 
     def import_archive(
         self,
@@ -223,13 +221,9 @@ class AdapterStore:
         with self._changing():
             parent = self._current_label(name)
             order = ImportOrder(name, str(archive), parent, base_modules, base)
-            version = self._writer.publish(
-                name,
-                lambda staged: extract_archive(archive, staged),
-                order.describe,
-                set_alias=True,
+            return self._publish(
+                name, lambda staged: extract_archive(archive, staged), order.describe
             )
-        return self.get(AdapterRef(name, version))
 
     def export_archive(self, ref: AdapterRef, target: Path) -> StoredAdapter:
         """Write a version to one tar file. Raises `AdapterNotFoundError`, `ArchiveError`."""
@@ -237,23 +231,37 @@ class AdapterStore:
         write_archive(stored.path, target)
         return stored
 
-    def prune(self, name: str, keep: int) -> tuple[int, ...]:
-        """Remove all but the newest `keep` versions, never one that the name points at.
+    @property
+    def policy(self) -> KeepPolicy:
+        """How many versions of a name stay when another is published. Raises `DocumentError`."""
+        return self._retention.policy
 
-        Returns what went. Raises `AdapterNotFoundError`.
-        """
-        assert keep >= 1
-        removed: tuple[int, ...] = ()
+    def set_policy(self, policy: KeepPolicy) -> None:
+        """Let every publisher keep to this from now on; nothing goes before the next publish."""
         with self._changing():
-            versions = self._reader.versions(name)
-            if not versions:
+            self._retention.set_policy(policy)
+
+    def hold(self, refs: Collection[AdapterRef]) -> None:
+        """Let no prune take these versions away until this store holds others, or the process ends.
+
+        Raises `StoreError`.
+        """
+        with self._changing():
+            self._retention.hold(refs)
+
+    def prune(self, name: str, keep: int | None = None) -> tuple[int, ...]:
+        """Remove all but the newest `keep` versions, by default as many as the policy says.
+
+        Never one that the name points at, nor one that a process holds. Returns what went. Raises
+        `AdapterNotFoundError`, and `DocumentError` for a policy that can't be read.
+        """
+        check_name(name)
+        assert keep is None or keep >= 1
+        with self._changing():
+            if not self._reader.versions(name):
                 raise AdapterNotFoundError(self._not_found(AdapterRef(name)))
-            pointed_at = self._reader.alias(name).versions
-            for version in versions[:-keep]:
-                if version not in pointed_at:
-                    self._writer.remove_version(name, version)
-                    removed += (version,)
-        return removed
+            keep = keep or self.policy.keep
+            return () if keep is None else self._retention.remove_old(name, keep)
 
     def quarantine(self, ref: AdapterRef, reason: str) -> None:
         """Move a version out of sight, with the reason; in a read-only store, pass it over.
@@ -322,6 +330,21 @@ class AdapterStore:
                 yield
         except OSError as error:
             raise StoreError(f"the store {self.root} can't be changed: {error}") from error
+
+    def _publish(
+        self,
+        name: str,
+        fill: Callable[[Path], None],
+        describe: Callable[[Path], Manifest],
+        *,
+        set_alias: bool = True,
+    ) -> StoredAdapter:
+        """Make the next version as `StoreWriter.publish` does, then keep to the policy."""
+        before = self._reader.alias(name).versions
+        version = self._writer.publish(name, fill, describe, set_alias=set_alias)
+        stored = self.get(AdapterRef(name, version))
+        self._retention.keep_to_policy(name, before)
+        return stored
 
     def _recover(self) -> None:
         self._writer.recover()

@@ -6,6 +6,8 @@
     DIR/.quarantine/        what doesn't read as a version (`adapters.quarantine`)
     DIR/.lock               locked by whoever changes the store
     DIR/.index.json         what others have read of it (`adapters.store_index`)
+    DIR/.policy.json        how many versions are kept (`adapters.keep_policy`)
+    DIR/.holds/             versions that running processes need (`adapters.version_holds`)
 
 A publish that also moves the alias has one moment of truth, the replacement of `alias.json`: until
 then its version carries the file `.publishing`, and readers pass over such a version unless the
@@ -18,6 +20,7 @@ from pathlib import Path
 from adapters.alias import Alias, read_alias_document
 from adapters.bounded_json import read_json_object
 from adapters.errors import DocumentError
+from adapters.keep_policy import POLICY_FILE
 from adapters.names import NAME_PATTERN, parse_version
 
 ALIAS_FILE = "alias.json"
@@ -34,6 +37,8 @@ class StoreLayout:
         self.quarantine = root / ".quarantine"
         self.lock = root / ".lock"
         self.index = root / ".index.json"
+        self.policy = root / POLICY_FILE
+        self.holds = root / ".holds"
 
     def name_folder(self, name: str) -> Path:
         return self.root / name

@@ -1,4 +1,4 @@
-"""The rarer subcommands of `adapters`: merge, export, prune, quarantine."""
+"""The rarer subcommands of `adapters`: merge, export, policy, prune, quarantine."""
 
 import importlib
 from pathlib import Path
@@ -16,8 +16,11 @@ from adapters.command import (
     print_json,
     told_in_one_line,
 )
+from adapters.errors import StoreError
+from adapters.keep_policy import KeepPolicy
 from adapters.merge_order import METHODS, MergeSpec
-from adapters.names import AdapterRef, check_name, parse_ref
+from adapters.names import AdapterRef, parse_ref
+from adapters.remote_store import open_store
 from adapters.report import time_text
 from adapters.stack import parse_stack
 from adapters.store import SETTLE_SECONDS
@@ -82,17 +85,49 @@ def export(
         typer.echo(f"exported {stored.label} {stored.digest} to {file}")
 
 
-def prune(
-    name: NameArgument,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions stay.")],
+def policy(
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest versions of a name that stay.")
+    ] = None,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="Remove nothing.")] = False,
     store: StorePath = DEFAULT_STORE,
 ) -> None:
-    """Remove old versions of NAME, never one that the name points at."""
+    """Show or set how many versions every publisher leaves of a name: server, trainer, commands.
+
+    What a name points at, what it pointed at before, and what a server has pinned always stay.
+    """
     with told_in_one_line():
-        check_name(name)
-        removed = open_existing(store).prune(name, keep)
-        what = ", ".join(str(AdapterRef(name, version)) for version in removed) or "nothing"
-        typer.echo(f"removed {what}")
+        if keep is not None and keep_all:
+            raise StoreError("--keep and --keep-all contradict one another")
+        if keep is not None or keep_all:
+            opened = open_store(store)
+            opened.set_policy(KeepPolicy(keep))
+        else:
+            opened = open_existing(store)
+        number = opened.policy.keep
+        what = "every version" if number is None else f"the newest {number} versions of a name"
+        typer.echo(f"{store} keeps {what}")
+
+
+def prune(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The adapter's name [all names].")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="How many of the newest stay [the store's policy].")
+    ] = None,
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Remove old versions, never one that its name points at or that a server has pinned."""
+    with told_in_one_line():
+        opened = open_existing(store)
+        if keep is None and opened.policy.keep is None:
+            raise StoreError(
+                f"{store} has no policy: say --keep, or set one with `adapters policy --keep`"
+            )
+        names = opened.names() if name is None else (name,)
+        removed = [AdapterRef(n, version) for n in names for version in opened.prune(n, keep)]
+        typer.echo(f"removed {', '.join(map(str, removed)) or 'nothing'}")
 
 
 def list_quarantine(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
@@ -147,7 +182,7 @@ def discard(key: KeyArgument, store: StorePath = DEFAULT_STORE) -> None:
 
 def add_upkeep_commands(app: typer.Typer) -> None:
     """Register them."""
-    for command in (merge, export, prune):
+    for command in (merge, export, policy, prune):
         app.command()(command)
     quarantine = typer.Typer(help="Versions that don't read, out of sight.", no_args_is_help=True)
     quarantine.command("ls")(list_quarantine)

@@ -49,6 +49,7 @@ class Administration:
         self._merger = merger
         self._changing = asyncio.Lock()
         self._pins = AdapterPins(cache, bank)
+        self._held: frozenset[AdapterRef] = frozenset()
         self._following: set[asyncio.Task[None]] = set()
 
     def follow_catalog(self) -> None:
@@ -107,6 +108,7 @@ class Administration:
         entry = self._catalog.entry(reference)
         async with self._changing:
             await self._pins.pin(_ref(reference), _versions_of(entry), tier)
+            await self._hold_pinned()
         return self._of_current(entry)
 
     async def unpin(self, reference: str) -> VersionReport:
@@ -116,6 +118,7 @@ class Administration:
             if not self._pins.unpin(ref):
                 pinned = ", ".join(sorted(str(r) for r in self._pins.refs)) or "nothing"
                 raise AdapterUnavailableError(f"{ref} isn't pinned; pinned is: {pinned}")
+            await self._hold_pinned()
         return self._of_current(self._catalog.entry(reference))
 
     async def set_alias(self, name: str, weights: Mapping[int, float]) -> AdapterReport:
@@ -134,6 +137,7 @@ class Administration:
             for pinned in [p for p in self._pins.refs if p.name == ref.name]:
                 if ref.version is None or pinned.version == ref.version:
                     self._pins.unpin(pinned)
+            await self._hold_pinned()
 
     async def merge(self, order: MergeOrder) -> MergeResult:
         """See `core.administration.AdapterAdministration.merge`."""
@@ -143,6 +147,17 @@ class Administration:
         result = await self._merger.merge(order)
         await asyncio.to_thread(self._catalog.refresh, [order.name])
         return result
+
+    async def _hold_pinned(self) -> None:
+        """Let no publisher prune a pinned version; what a name means, none prunes anyway."""
+        pinned = frozenset(ref for ref in self._pins.refs if ref.version is not None)
+        if pinned == self._held:
+            return
+        try:
+            await asyncio.to_thread(self._store.hold, pinned)
+            self._held = pinned
+        except AdapterError as error:
+            logger.warning("other publishers may prune what is pinned: %s", error)
 
     def _start_moving(self, refs: Sequence[AdapterRef]) -> None:
         task = asyncio.ensure_future(self._move_pins(refs))

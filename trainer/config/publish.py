@@ -15,7 +15,9 @@ class PublishSection(Section):
 
     gate: str = Field(default=defaults.GATE, description="e.g. eval_loss < 0.7 * base, or none")
     alias: bool = Field(default=True, description="let the name point at the new version")
-    keep: int | None = Field(default=None, ge=1, description="versions left in the store")
+    keep: int | None = Field(
+        default=None, ge=1, description="versions left in the store; its own policy may leave fewer"
+    )
     dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16", description="of the published weights; evaluated after this rounding"
     )

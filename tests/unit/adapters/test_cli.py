@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.cli import app
+from adapters.keep_policy import KeepPolicy
 from adapters.manifest import BaseLineage, QuantizationRecord, TemplateRecord
 from adapters.names import parse_ref
 from adapters.store import AdapterStore
@@ -167,3 +168,31 @@ def test_no_store(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "new")
     arguments = ["import", "a", str(folder), "--store", str(tmp_path / "file")]
     _fails(CliRunner().invoke(app, arguments), "can't be opened as a store")
+
+
+def test_policy(store: AdapterStore, tmp_path: Path) -> None:
+    assert "keeps every version" in _run(store, "policy").output
+    assert "keeps the newest 3 versions" in _run(store, "policy", "--keep", "3").output
+    assert store.policy == KeepPolicy(3)
+    assert "keeps the newest 3 versions" in _run(store, "policy").output
+    assert "keeps every version" in _run(store, "policy", "--keep-all").output
+    assert store.policy == KeepPolicy(None)
+    _fails(_run(store, "policy", "--keep-all", "--keep", "2"), "contradict")
+    assert _run(store, "policy", "--keep", "0").exit_code == 2
+    nowhere = CliRunner().invoke(app, ["policy", "--store", str(tmp_path / "nowhere")])
+    _fails(nowhere, "there is no store")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_prune(store: AdapterStore, tmp_path: Path) -> None:
+    for _ in range(2):
+        store.publish("sql", tmp_path / "trained", manifest())
+        store.publish("polite", tmp_path / "trained", manifest())
+    _fails(_run(store, "prune"), "has no policy")
+    assert _run(store, "prune", "polite", "--keep", "2").output == "removed polite@1\n"
+    store.set_policy(KeepPolicy(1))
+    assert _run(store, "prune", "sql", "--keep", "3").output == "removed sql@1\n"
+    assert _run(store, "prune").output == "removed polite@2, sql@2, sql@3\n"
+    assert _run(store, "prune").output == "removed nothing\n"
+    _fails(_run(store, "prune", "none"), "has no adapter none")
+    _fails(_run(store, "prune", "../sql"), "isn't one")

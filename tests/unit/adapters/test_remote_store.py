@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from adapters.errors import AdapterNotFoundError, InspectionError, StoreError
+from adapters.keep_policy import KeepPolicy
 from adapters.names import parse_ref
 from adapters.remote_files import RemoteFiles
 from adapters.remote_store import RemoteStore, open_store
@@ -182,3 +183,31 @@ def test_a_folder_is_a_local_store(tmp_path: Path, folder: Path) -> None:
     assert (
         open_store(f"file://{tmp_path}/remote", tmp_path / "c").get(parse_ref("sql")).version == 1
     )
+
+
+def test_the_policy_lies_in_the_remote_and_all_keep_to_it(
+    url: str, tmp_path: Path, folder: Path
+) -> None:
+    here = open_store(url, tmp_path / "here")
+    there = open_store(url, tmp_path / "there")
+    for _ in range(3):
+        here.publish("sql", folder, manifest())
+    here.set_policy(KeepPolicy(2))
+    assert there.publish("sql", folder, manifest()).version == 4
+    assert there.policy == KeepPolicy(2)
+    assert there.versions("sql") == (3, 4)
+    here.pull()
+    assert here.versions("sql") == (3, 4)
+    assert here.current_version("sql") == 4
+    assert {path.split("/")[1] for path in _listing(url) if path.startswith("sql/")} == {
+        "3", "4", "alias.json",
+    }  # fmt: skip
+    there.hold([parse_ref("sql@3")])
+    there.import_folder("sql", folder)
+    there.import_folder("sql", folder)
+    assert there.versions("sql") == (3, 5, 6)
+    RemoteFiles(url).delete(".policy.json")
+    here.pull()
+    assert here.policy == KeepPolicy(None)
+    here.publish("sql", folder, manifest())
+    assert here.versions("sql") == (3, 5, 6, 7)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.compatibility import ServedBase
 from adapters.errors import AdapterNotFoundError
+from adapters.keep_policy import KeepPolicy
 from adapters.manifest import BaseLineage
 from adapters.names import parse_ref
 from adapters.store import AdapterStore
@@ -226,3 +227,17 @@ async def test_records_of_adapters_that_are_gone_are_forgotten(harness: Harness)
     cache.forget_versions([harness.digest("a")])
     found = {d for d in map(harness.digest, ("a", "b", "c", "sql")) if cache.version_of(d)}
     assert found == kept
+
+
+async def test_no_publisher_prunes_a_pinned_version(harness: Harness) -> None:
+    administration, publisher = harness.administration, AdapterStore(harness.store.root)
+    publisher.set_policy(KeepPolicy(1))
+    await administration.pin("sql@1")
+    await administration.pin("sql")
+    publisher.import_folder("sql", harness.tmp_path / "1")
+    assert publisher.versions("sql") == (1, 2, 3)
+    publisher.import_folder("sql", harness.tmp_path / "2")
+    assert publisher.versions("sql") == (1, 3, 4)
+    await administration.unpin("sql@1")
+    publisher.import_folder("sql", harness.tmp_path / "3")
+    assert publisher.versions("sql") == (4, 5)
