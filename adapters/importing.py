@@ -18,12 +18,11 @@ class ImportOrder:
     """A PEFT folder that shall become a version of `name`.
 
     `base_modules` and `base` are the base that it is to be served on; `source` is where it comes
-    from, `parent` the version that the name means now.
+    from.
     """
 
     name: str
     source: str
-    parent: str | None
     base_modules: Mapping[str, tuple[int, int]] | None = None
     base: BaseLineage | None = None
 
@@ -32,12 +31,13 @@ class ImportOrder:
         inspect_adapter(folder, self.base_modules)
         self._given_manifest(folder)
 
-    def describe(self, staged: Path, came_with: Path | None = None) -> Manifest:
+    def describe(self, staged: Path, parent: str | None, came_with: Path | None = None) -> Manifest:
         """The manifest of the copy in `staged`, which is what must pass.
 
-        A manifest that came along (in `came_with`, by default the copy itself) is kept but for its
-        name, parent, source and time, and must agree with the weights. Raises `InspectionError`,
-        and `ManifestError` when the files were changed after their manifest was written.
+        `parent` is the version that the name means now. A manifest that came along (in `came_with`,
+        by default the copy itself) is kept but for its name, parent, source and time, and must
+        agree with the weights. Raises `InspectionError`, and `ManifestError` when the files were
+        changed after their manifest was written.
         """
         inspection = inspect_adapter(staged, self.base_modules)
         check_values(staged)
@@ -47,7 +47,7 @@ class ImportOrder:
             "created_unix_seconds": int(time.time()),
             "method": inspection.method,
             "rank": inspection.rank,
-            "parent": self.parent,
+            "parent": parent,
             "source": self.source,
         }
         if given is None:

@@ -24,11 +24,11 @@ from adapters.cache_folder import default_cache_dir
 from adapters.errors import DocumentError, StoreError
 from adapters.folder_files import MANIFEST_FILE
 from adapters.keep_policy import MAX_POLICY_BYTES, POLICY_FILE, KeepPolicy
-from adapters.manifest import BaseLineage, Manifest
-from adapters.names import NAME_PATTERN, AdapterRef, check_name, parse_version
+from adapters.manifest import Manifest
+from adapters.names import NAME_PATTERN, AdapterRef, parse_version
 from adapters.remote_files import RemoteFiles
 from adapters.soundness import damage
-from adapters.store import AdapterStore, StoredAdapter
+from adapters.store import AdapterStore, Describe, StoredAdapter
 from adapters.store_layout import ALIAS_FILE, MAX_ALIAS_BYTES
 
 logger = logging.getLogger(__name__)
@@ -91,49 +91,6 @@ class RemoteStore(AdapterStore):
             self._bring_policy(listing.get(POLICY_FILE), state)
             self._write_state(state, versions, aliases)
 
-    def publish(
-        self, name: str, folder: Path, manifest: Manifest, *, set_alias: bool = True
-    ) -> StoredAdapter:
-        """See `AdapterStore.publish`."""
-        return self._push(
-            name, lambda scratch: scratch.publish(name, folder, manifest), set_alias=set_alias
-        )
-
-    def import_folder(
-        self,
-        name: str,
-        folder: Path,
-        *,
-        base_modules: Mapping[str, tuple[int, int]] | None = None,
-        base: BaseLineage | None = None,
-        source: str | None = None,
-    ) -> StoredAdapter:
-        """See `AdapterStore.import_folder`."""
-        return self._push(
-            name,
-            lambda scratch: scratch.import_folder(
-                name, folder, base_modules=base_modules, base=base, source=source
-            ),
-            names_parent=True,
-        )
-
-    def import_archive(
-        self,
-        name: str,
-        archive: Path,
-        *,
-        base_modules: Mapping[str, tuple[int, int]] | None = None,
-        base: BaseLineage | None = None,
-    ) -> StoredAdapter:
-        """See `AdapterStore.import_archive`."""
-        return self._push(
-            name,
-            lambda scratch: scratch.import_archive(
-                name, archive, base_modules=base_modules, base=base
-            ),
-            names_parent=True,
-        )
-
     def set_alias(self, name: str, target: int | Mapping[int, float]) -> None:
         """See `AdapterStore.set_alias`."""
         self.pull()
@@ -167,26 +124,25 @@ class RemoteStore(AdapterStore):
         self._follow_prune(name, removed)
         return removed
 
-    def _push(
+    def _publish(
         self,
         name: str,
-        make: Callable[[AdapterStore], StoredAdapter],
+        fill: Callable[[Path], None],
+        describe: Describe,
         *,
         set_alias: bool = True,
-        names_parent: bool = False,
     ) -> StoredAdapter:
-        """Make a version in a store of its own, upload it, and take it over."""
-        check_name(name)
+        """Make the version in a store of its own, upload it, and take it over."""
+        self.pull()
+        parent = self._current_label(name)
         with tempfile.TemporaryDirectory(prefix="switchyard-push-") as scratch:
-            made = make(AdapterStore(Path(scratch)))
-            self.pull()
-            manifest = made.manifest
-            if names_parent:
-                manifest = manifest.model_copy(update={"parent": self._current_label(name)})
-            version = self._upload(name, made.path, manifest)
-            replaced = self.alias(name).versions
-            if set_alias:
-                self._write_remote_alias(name, single(version, version))
+            made = AdapterStore(Path(scratch))._publish(
+                name, fill, lambda staged, _: describe(staged, parent)
+            )
+            version = self._upload(name, made.path, made.manifest)
+        replaced = self.alias(name).versions
+        if set_alias:
+            self._write_remote_alias(name, single(version, version))
         self.pull()
         stored = self.get(AdapterRef(name, version))
         with self._changing():

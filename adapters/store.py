@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,6 +28,9 @@ _READ_ONLY_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _READ_ATTEMPTS = 5
 SETTLE_SECONDS = 60.0
 """How long a folder must rest before it counts as what its copier meant it to be."""
+
+Describe = Callable[[Path, str | None], Manifest]
+"""The manifest of a staged folder, whose parent is this `name@version`."""
 
 
 class AdapterStore:
@@ -129,8 +131,7 @@ class AdapterStore:
         """
         check_name(name)
         named = manifest.model_copy(update={"name": name})
-        with self._changing():
-            return self._publish(name, copy_folder(folder), lambda _: named, set_alias=set_alias)
+        return self._publish(name, copy_folder(folder), lambda *_: named, set_alias=set_alias)
 
     def alias(self, name: str) -> Alias:
         """What `name` points at; nothing when there is no such name."""
@@ -193,15 +194,13 @@ class AdapterStore:
         """
         check_name(name)
         label = source if source is not None else str(folder)
-        order = ImportOrder(name, label, None, base_modules, base)
+        order = ImportOrder(name, label, base_modules, base)
         order.check_source(folder)
-        with self._changing():
-            order = replace(order, parent=self._current_label(name))
-            return self._publish(
-                name,
-                copy_folder(folder),
-                lambda staged: order.describe(staged, came_with=folder),
-            )
+        return self._publish(
+            name,
+            copy_folder(folder),
+            lambda staged, parent: order.describe(staged, parent, came_with=folder),
+        )
 
     def import_archive(
         self,
@@ -218,12 +217,8 @@ class AdapterStore:
         check_name(name)
         if not archive.is_file():
             raise ArchiveError(f"there is no file {archive}")
-        with self._changing():
-            parent = self._current_label(name)
-            order = ImportOrder(name, str(archive), parent, base_modules, base)
-            return self._publish(
-                name, lambda staged: extract_archive(archive, staged), order.describe
-            )
+        order = ImportOrder(name, str(archive), base_modules, base)
+        return self._publish(name, lambda staged: extract_archive(archive, staged), order.describe)
 
     def export_archive(self, ref: AdapterRef, target: Path) -> StoredAdapter:
         """Write a version to one tar file. Raises `AdapterNotFoundError`, `ArchiveError`."""
@@ -335,15 +330,21 @@ class AdapterStore:
         self,
         name: str,
         fill: Callable[[Path], None],
-        describe: Callable[[Path], Manifest],
+        describe: Describe,
         *,
         set_alias: bool = True,
     ) -> StoredAdapter:
-        """Make the next version as `StoreWriter.publish` does, then keep to the policy."""
-        before = self._reader.alias(name).versions
-        version = self._writer.publish(name, fill, describe, set_alias=set_alias)
-        stored = self.get(AdapterRef(name, version))
-        self._retention.keep_to_policy(name, before)
+        """Make the next version as `StoreWriter.publish` does, then keep to the policy.
+
+        `describe` is given what `name` meant until then too.
+        """
+        with self._changing():
+            parent, replaced = self._current_label(name), self._reader.alias(name).versions
+            version = self._writer.publish(
+                name, fill, lambda staged: describe(staged, parent), set_alias=set_alias
+            )
+            stored = self.get(AdapterRef(name, version))
+            self._retention.keep_to_policy(name, replaced)
         return stored
 
     def _recover(self) -> None:

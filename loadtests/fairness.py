@@ -17,7 +17,7 @@ from pathlib import Path
 from adapters.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
 from loadtests.harness.closed_loop import AnswerShape, chat_body
-from loadtests.harness.command import Report, add_base, add_server_arg, make_parser, run_command
+from loadtests.harness.command import Report, make_server_parser, run_command
 from loadtests.harness.http_client import HttpConnection, StreamTimings, read_timings
 from loadtests.harness.report import format_table, percentile
 from loadtests.harness.server_process import running_server
@@ -43,8 +43,7 @@ class Round:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser("fairness", str(__doc__), quick="three quiet ones, one short round")
-    add_base(parser)
+    parser = make_server_parser("fairness", str(__doc__), quick="three quiet ones, one short round")
     parser.add_argument("--quiet", type=int, default=9, help="quiet adapters (%(default)s)")
     parser.add_argument("--noisy-clients", type=int, default=50, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a round (%(default)s)")
@@ -55,7 +54,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=16, help="a quiet answer (%(default)s)")
     parser.add_argument("--noisy-tokens", type=int, default=64, help="(%(default)s)")
     parser.add_argument("--rank", type=int, default=8, help="of the adapters (%(default)s)")
-    add_server_arg(parser)
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.quiet, arguments.noisy_clients = 3, 12

@@ -16,14 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtests.harness.command import (
-    MeasurementError,
-    Report,
-    add_base,
-    add_server_arg,
-    make_parser,
-    run_command,
-)
+from loadtests.harness.command import MeasurementError, Report, make_server_parser, run_command
 from loadtests.harness.report import format_table, percentile
 from loadtests.harness.schemathesis_run import run_schemathesis
 from loadtests.scenarios.exchange import post, stream
@@ -68,8 +61,7 @@ class Tally:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser("fuzz", str(__doc__), quick="500 requests, none of schemathesis'")
-    add_base(parser)
+    parser = make_server_parser("fuzz", str(__doc__), quick="500 requests, none of schemathesis'")
     parser.add_argument("--requests", type=int, default=10_000, help="all together (%(default)s)")
     parser.add_argument("--threads", type=int, default=4, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
@@ -81,7 +73,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="random ones of schemathesis for each route, beside the thousands that it always "
         "makes; 0 leaves it out (%(default)s)",
     )  # fmt: skip
-    add_server_arg(parser)
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.requests, arguments.examples = 500, 0

@@ -26,9 +26,8 @@ from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
 from loadtests.harness.command import (
     MeasurementError,
     Report,
-    add_base,
-    add_server_arg,
-    make_parser,
+    add_workdir,
+    make_server_parser,
     run_command,
     whole_numbers,
 )
@@ -75,10 +74,9 @@ class CrowdRun:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser(
+    parser = make_server_parser(
         "many_adapters", str(__doc__), quick="8 and 32 adapters, 8 clients, one round (1 minute)"
     )
-    add_base(parser)
     parser.add_argument(
         "--registered", type=whole_numbers, default=(8, 100, 1000), metavar="N,N...",
         help="how many adapters, one server each; the first is what others are compared with",
@@ -99,11 +97,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--host-cache-gib", type=float, default=0.5,
         help="host memory for adapters; 0.5 holds about 109 of rank 8 (%(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("var"), metavar="DIR",
-        help="where a folder for the adapters is made and deleted (%(default)s)",
-    )  # fmt: skip
-    add_server_arg(parser)
+    add_workdir(parser)
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.registered, arguments.clients = (8, 32), 8

@@ -23,9 +23,7 @@ from loadtests.harness.closed_loop import AnswerShape, chat_body
 from loadtests.harness.command import (
     MeasurementError,
     Report,
-    add_base,
-    add_server_arg,
-    make_parser,
+    make_server_parser,
     run_command,
     whole_numbers,
 )
@@ -80,10 +78,9 @@ class Interference:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser(
+    parser = make_server_parser(
         "prefill_interference", str(__doc__), quick="2 prompts and rests of 0.3 s (20 seconds)"
     )
-    add_base(parser)
     parser.add_argument(
         "--max-batch-tokens", type=whole_numbers, default=(), metavar="N,N...",
         help="token budgets of a step to compare, the server restarted with each; default: the "
@@ -95,7 +92,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rest", type=float, default=0.7, metavar="SECONDS", help="between prompts (%(default)s)"
     )
-    add_server_arg(parser)
     return parser.parse_args(argv)
 
 

@@ -26,9 +26,8 @@ from loadtests.fixtures.adapters_factory import base_module_shapes, write_random
 from loadtests.harness.command import (
     MeasurementError,
     Report,
-    add_base,
-    add_server_arg,
-    make_parser,
+    add_workdir,
+    make_server_parser,
     run_command,
 )
 from loadtests.harness.server_process import running_server
@@ -49,18 +48,15 @@ class Answers:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser("replace_under_load", str(__doc__), quick="5 replacements, 4 clients")
-    add_base(parser)
+    parser = make_server_parser(
+        "replace_under_load", str(__doc__), quick="5 replacements, 4 clients"
+    )
     parser.add_argument("--replacements", type=int, default=50, help="(%(default)s)")
     parser.add_argument("--clients", type=int, default=8, help="(%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="per answer (%(default)s)")
     parser.add_argument("--rank", type=int, default=8, help="of each adapter (%(default)s)")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between (%(default)s)")
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("var"), metavar="DIR",
-        help="where a folder for the adapters is made and deleted (%(default)s)",
-    )  # fmt: skip
-    add_server_arg(parser)
+    add_workdir(parser)
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.replacements, arguments.clients = 5, 4

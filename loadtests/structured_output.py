@@ -30,14 +30,7 @@ import jsonschema
 from loadtests.fixtures.adapters_factory import fill_store
 from loadtests.fixtures.random_schemas import Schema, random_schema
 from loadtests.harness.closed_loop import AnswerShape, chat_body
-from loadtests.harness.command import (
-    MeasurementError,
-    Report,
-    add_base,
-    add_server_arg,
-    make_parser,
-    run_command,
-)
+from loadtests.harness.command import MeasurementError, Report, make_server_parser, run_command
 from loadtests.harness.http_client import HttpConnection, StreamRecord, read_timings
 from loadtests.harness.report import format_table
 from loadtests.harness.server_process import running_server
@@ -68,9 +61,9 @@ class Speed:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = make_parser("structured_output", str(__doc__), quick=f"{_QUICK_SCHEMAS} schemas")
-    add_base(parser)
-    add_server_arg(parser)
+    parser = make_server_parser(
+        "structured_output", str(__doc__), quick=f"{_QUICK_SCHEMAS} schemas"
+    )
     parser.add_argument("--schemas", type=int, default=200, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first schema (%(default)s)")
     parser.add_argument("--clients", type=int, default=16, help="at once (%(default)s)")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapters.base.loading import LoadedBase
+from trainer.chat_client import ChatClient
 from trainer.collator import pad_token_id
 from trainer.data.conversation import as_messages
 from trainer.data.examples import Example
-from trainer.errors import EvaluationError
 from trainer.labels import ConversationLabeller
 from trainer.samples import greedy_answers
 
@@ -44,27 +44,5 @@ def answers_from_server(
 
     Raises `EvaluationError` when it can't be reached or refuses.
     """
-    import httpx
-
-    base = url.rstrip("/").removesuffix("/v1")
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    answers = []
-    try:
-        with httpx.Client(timeout=600, headers=headers) as client:
-            for example in examples:
-                body = {
-                    "model": model,
-                    "messages": as_messages(example.conversation.prompt),
-                    "max_tokens": max_tokens,
-                    "temperature": 0,
-                }
-                response = client.post(f"{base}/v1/chat/completions", json=body)
-                response.raise_for_status()
-                content = response.json()["choices"][0]["message"]["content"]
-                answers.append(str(content or "").strip())
-    except httpx.HTTPStatusError as error:
-        reason = error.response.text[:200]
-        raise EvaluationError(f"{base} refused to answer as {model}: {reason}") from error
-    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise EvaluationError(f"{base} can't be asked as {model}: {error}") from error
-    return answers
+    client = ChatClient(url, model, api_key, max_tokens=max_tokens)
+    return [client.ask(as_messages(e.conversation.prompt)).strip() for e in examples]

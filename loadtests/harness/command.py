@@ -35,6 +35,14 @@ def make_parser(name: str, description: str, *, quick: str) -> argparse.Argument
     return parser
 
 
+def make_server_parser(name: str, description: str, *, quick: str) -> argparse.ArgumentParser:
+    """The same with `--base` and `--server-arg`, for what starts a server of ours."""
+    parser = make_parser(name, description, quick=quick)
+    add_base(parser)
+    add_server_arg(parser)
+    return parser
+
+
 def add_base(parser: argparse.ArgumentParser) -> None:
     """`--base`."""
     parser.add_argument(
@@ -48,6 +56,14 @@ def add_server_arg(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server-arg", action="append", default=[], metavar="ARG",
         help="passed on to our server, e.g. --server-arg=--head-format=int8; may be repeated",
+    )  # fmt: skip
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """`--workdir`."""
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("var"), metavar="DIR",
+        help="where a folder for large files is made, and deleted at the end (%(default)s)",
     )  # fmt: skip
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 from server.api.formats import (
     AnswerHead,
-    ChunkWriter,
+    ChunkedFormat,
     StreamReport,
     Usage,
     WholeChoice,
     as_json,
-    whole_answer,
     whole_choice,
 )
 from server.api.logprob_objects import LogprobObjects
@@ -25,15 +24,13 @@ from server.api.tool_pieces import (
 from server.core.request import FinishReason, GenerationDelta
 
 
-class ChatFormat:
+class ChatFormat(ChunkedFormat):
     """Writes one chat answer.
 
     `logprobs` is None unless they were asked for, `make_parser` unless tools may be called.
     With `uses_functions` calls have the OpenAI API's older form: one `function_call`.
     `prompt` are the prompt's tokens, for vLLM's `prompt_logprobs`; None leaves them out.
     """
-
-    end = ChunkWriter.end
 
     def __init__(
         self,
@@ -45,9 +42,7 @@ class ChatFormat:
         uses_functions: bool = False,
         prompt_scores: tuple[LogprobObjects, Sequence[int]] | None = None,
     ) -> None:
-        self._answer_head = head
-        self._chunks = ChunkWriter("chat.completion.chunk", head, report)
-        self._counts_along = report.counts_along
+        super().__init__("chat.completion", "chat.completion.chunk", head, report)
         self._logprobs = logprobs
         self._make_parser = make_parser
         self._uses_functions = uses_functions
@@ -76,15 +71,8 @@ class ChatFormat:
             written += self._chunks.finish(delta.choice, '"delta":{}', reason, delta.stop_reason)
         return written.encode()
 
-    def closing(self, usage: Usage) -> bytes:
-        return self._chunks.closing(usage)
-
-    def error(self, error: Exception) -> bytes:
-        return self._chunks.error(error)
-
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> dict[str, Any]:
-        written = [self._whole_choice(index, choice) for index, choice in enumerate(choices)]
-        answer = whole_answer("chat.completion", self._answer_head, written, usage)
+        answer = super().whole(choices, usage)
         if self._prompt_scores is not None:
             objects, prompt = self._prompt_scores
             answer["prompt_logprobs"] = objects.vllm_prompt(prompt, choices[0].prompt_logprobs)

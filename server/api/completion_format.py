@@ -6,12 +6,10 @@ from typing import Any
 
 from server.api.formats import (
     AnswerHead,
-    ChunkWriter,
+    ChunkedFormat,
     StreamReport,
-    Usage,
     WholeChoice,
     as_json,
-    whole_answer,
     whole_choice,
 )
 from server.api.logprob_objects import LogprobObjects
@@ -27,15 +25,13 @@ class CompletionPrompt:
     text: str = ""
 
 
-class CompletionFormat:
+class CompletionFormat(ChunkedFormat):
     """Writes one completion.
 
     `prompts` come in order, `choices_per_prompt` choices each. With `echoes` each choice begins
     with its prompt. `logprobs` is None unless they were asked for; with `echoes` they cover the
     prompt too. `shows_prompt_scores` adds vLLM's `prompt_logprobs`.
     """
-
-    end = ChunkWriter.end
 
     def __init__(
         self,
@@ -48,9 +44,7 @@ class CompletionFormat:
         logprobs: LogprobObjects | None = None,
         prompt_scores: LogprobObjects | None = None,
     ) -> None:
-        self._answer_head = head
-        self._chunks = ChunkWriter("text_completion", head, report)
-        self._counts_along = report.counts_along
+        super().__init__("text_completion", "text_completion", head, report)
         self._prompts = tuple(prompts)
         self._choices_per_prompt = choices_per_prompt
         self._echoes = echoes
@@ -79,16 +73,6 @@ class CompletionFormat:
                 delta.choice, '"text":""', delta.finish_reason.value, delta.stop_reason
             )
         return written.encode()
-
-    def closing(self, usage: Usage) -> bytes:
-        return self._chunks.closing(usage)
-
-    def error(self, error: Exception) -> bytes:
-        return self._chunks.error(error)
-
-    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> dict[str, Any]:
-        written = [self._whole_choice(index, choice) for index, choice in enumerate(choices)]
-        return whole_answer("text_completion", self._answer_head, written, usage)
 
     def _whole_choice(self, index: int, choice: WholeChoice) -> dict[str, Any]:
         prompt = self._prompt(index)

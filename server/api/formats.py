@@ -138,8 +138,6 @@ class AnswerFormat(Protocol):
 class ChunkWriter:
     """The parts of a chunk that stay the same over one stream, and the usage that doesn't."""
 
-    end = DONE
-
     def __init__(self, kind: str, head: AnswerHead, report: StreamReport) -> None:
         constant = {
             "id": head.answer_id,
@@ -177,24 +175,6 @@ class ChunkWriter:
             return b""
         return f'{self._head}"choices":[],"usage":{as_json(usage.as_object())}}}\n\n'.encode()
 
-    @staticmethod
-    def error(error: Exception) -> bytes:
-        return event(error_object(error))
-
-
-def whole_answer(
-    kind: str, head: AnswerHead, choices: Sequence[dict[str, Any]], usage: Usage
-) -> dict[str, Any]:
-    """An answer's object around its choices."""
-    return {
-        "id": head.answer_id,
-        "object": kind,
-        "created": head.created,
-        "model": head.model,
-        "choices": list(choices),
-        "usage": usage.as_object(),
-    }
-
 
 def whole_choice(
     index: int, content: dict[str, Any], choice: WholeChoice, *, logprobs: Any, reason: str
@@ -204,3 +184,38 @@ def whole_choice(
     if choice.stop_reason is not None:
         written["stop_reason"] = choice.stop_reason
     return written
+
+
+class ChunkedFormat:
+    """What chat and text completions have in common as an `AnswerFormat`.
+
+    A subclass makes `opening`, `delta` and the single whole choices.
+    """
+
+    end = DONE
+
+    def __init__(self, kind: str, chunk_kind: str, head: AnswerHead, report: StreamReport) -> None:
+        self._kind = kind
+        self._head = head
+        self._chunks = ChunkWriter(chunk_kind, head, report)
+        self._counts_along = report.counts_along
+
+    def closing(self, usage: Usage) -> bytes:
+        return self._chunks.closing(usage)
+
+    def error(self, error: Exception) -> bytes:
+        return event(error_object(error))
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> dict[str, Any]:
+        return {
+            "id": self._head.answer_id,
+            "object": self._kind,
+            "created": self._head.created,
+            "model": self._head.model,
+            "choices": [self._whole_choice(i, choice) for i, choice in enumerate(choices)],
+            "usage": usage.as_object(),
+        }
+
+    def _whole_choice(self, index: int, choice: WholeChoice) -> dict[str, Any]:
+        """A choice's object."""
+        raise NotImplementedError

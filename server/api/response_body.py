@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from adapters.stack import MAX_TERMS
 from server.api import unsupported
@@ -11,7 +11,7 @@ from server.api.generation_body import MAX_LOGPROBS, StackedAdapter
 from server.api.request_body import RequestBody, refuse
 from server.api.response_items import Items, as_messages
 from server.api.schemas import ChatBody
-from server.api.tools import MAX_TOOLS, FunctionDefinition, FunctionName
+from server.api.tools import MAX_TOOLS, FunctionDefinition, FunctionName, choice_by_type
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -38,16 +38,9 @@ class ChosenFunctions(RequestBody):
     tools: list[ChosenFunction] = Field(min_length=1, max_length=MAX_TOOLS)
 
 
-def _choice_by_type(value: Any) -> Any:
-    if isinstance(value, dict):
-        is_allowed = value.get("type") == "allowed_tools"
-        return (ChosenFunctions if is_allowed else ChosenFunction).model_validate(value)
-    return value
-
-
 ChoiceField = Annotated[
     Literal["none", "auto", "required"] | ChosenFunction | ChosenFunctions,
-    BeforeValidator(_choice_by_type),
+    choice_by_type(ChosenFunction, ChosenFunctions),
 ]
 
 

@@ -71,17 +71,24 @@ class AllowedToolChoice(RequestBody):
     allowed_tools: AllowedTools
 
 
-def _choice_by_type(value: Any) -> Any:
-    # A union's errors would name every branch; this picks the one that was meant.
-    if isinstance(value, dict):
-        is_allowed = value.get("type") == "allowed_tools"
-        return (AllowedToolChoice if is_allowed else NamedTool).model_validate(value)
-    return value
+def choice_by_type(named: type[RequestBody], allowed: type[RequestBody]) -> BeforeValidator:
+    """Reads an object as the one of both that its `type` says.
+
+    A union's errors would name every branch; this names the one that was meant.
+    """
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict):
+            is_allowed = value.get("type") == "allowed_tools"
+            return (allowed if is_allowed else named).model_validate(value)
+        return value
+
+    return BeforeValidator(read)
 
 
 ToolChoiceField = Annotated[
     Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice,
-    BeforeValidator(_choice_by_type),
+    choice_by_type(NamedTool, AllowedToolChoice),
 ]
 
 

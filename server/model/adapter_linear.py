@@ -3,12 +3,13 @@
 import torch
 from torch import nn
 
+from server.model.adapter_modules import AdaptedModule
 from server.model.bank import AdapterBank
 from server.model.page_layout import ModulePlace, VectorPlace
 from server.model.step_context import StepContext
 
 
-class AdapterLinear(nn.Module):
+class AdapterLinear(AdaptedModule):
     """Wraps `base` (a linear of any kind) and adds each token's adapters, exactly summed."""
 
     def __init__(
@@ -19,19 +20,10 @@ class AdapterLinear(nn.Module):
         bank: AdapterBank,
         context: StepContext,
     ) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base, context)
         self._place = place
         self._vectors = vectors
         self._bank = bank
-        self._context = context
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base weight: some modelling code asks a linear for its dtype."""
-        weight = self.base.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N]."""

@@ -7,8 +7,8 @@ from server.model.page_layout import VectorPlace
 from server.model.step_context import StepContext
 
 
-class _Wrapper(nn.Module):
-    """Keeps `base`; some modelling code asks a module for its weight."""
+class AdaptedModule(nn.Module):
+    """Keeps `base`; some modelling code asks a module for its weight, a linear for its dtype."""
 
     def __init__(self, base: nn.Module, context: StepContext) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class _Wrapper(nn.Module):
         return weight
 
 
-class AdapterNorm(_Wrapper):
+class AdapterNorm(AdaptedModule):
     """A norm whose bias adapters may change."""
 
     def __init__(self, base: nn.Module, place: VectorPlace, context: StepContext) -> None:
@@ -39,7 +39,7 @@ class AdapterNorm(_Wrapper):
         return out
 
 
-class AdapterEmbedding(_Wrapper):
+class AdapterEmbedding(AdaptedModule):
     """The token embedding, with the rows' own tokens and virtual tokens."""
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ class AdapterEmbedding(_Wrapper):
         return out
 
 
-class AdapterHead(_Wrapper):
+class AdapterHead(AdaptedModule):
     """The output head, with the rows' own heads."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """A base with something to train on it, and what its method wants done beside the steps."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ from torch import nn
 
 from trainer.adapter_files import adapter_tensors, write_adapter_files
 from trainer.config import TrainerConfig
+from trainer.hooks import NoHooks
 from trainer.methods.peft_loading import load_adapter
 
 Tensors = dict[str, torch.Tensor]
 
 
-class Tuning:
+class Tuning(NoHooks):
     """A PEFT adapter being trained: lora and its variants, ia3, and the prompt methods.
 
     `model` is what the loop trains; it owns the base. What the loop calls has `model` as an
@@ -55,20 +55,6 @@ class Tuning:
             for group in optimizer.param_groups
             if group["params"]
         ]
-
-    def penalty(self, model: nn.Module) -> torch.Tensor | None:
-        """A scalar, with graph, that is added once to the loss of each step; None for none."""
-        return None
-
-    def after_optimizer_step(self, model: nn.Module, step: int) -> None:
-        """Called when `step` steps are done, while the gradients of the last are still there."""
-
-    def state(self) -> Mapping[str, Any]:
-        """What a checkpoint must keep beside the trainable weights."""
-        return {}
-
-    def restore(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's `state`; the trainable weights are in `model` already."""
 
     def write(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the adapter as it is published: PEFT's two files, relative to the plain base."""

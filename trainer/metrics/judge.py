@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trainer.errors import DataError, EvaluationError
+from trainer.chat_client import ChatClient
+from trainer.errors import DataError
 
 _LOWEST, _HIGHEST = 1, 10
 _PROMPT = """Rate the answer to the question on a scale of 1 to 10 for helpfulness, relevance, \
@@ -130,29 +130,5 @@ def chat(url: str, model: str, api_key: str | None, *, max_tokens: int) -> Ask:
 
     The function raises `EvaluationError` when the endpoint can't be reached or refuses.
     """
-    import httpx
-
-    base = url.rstrip("/")
-    base = base if base.endswith("/v1") else f"{base}/v1"
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    client = httpx.Client(timeout=600, headers=headers)
-
-    def ask(prompt: str) -> str:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
-            "temperature": 0,
-        }
-        try:
-            response = client.post(f"{base}/chat/completions", json=body)
-            response.raise_for_status()
-            document: Any = response.json()
-            return str(document["choices"][0]["message"]["content"] or "")
-        except httpx.HTTPStatusError as error:
-            reason = error.response.text[:200]
-            raise EvaluationError(f"{base} refused to answer as {model}: {reason}") from error
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise EvaluationError(f"{base} can't be asked as {model}: {error}") from error
-
-    return ask
+    client = ChatClient(url, model, api_key, max_tokens=max_tokens)
+    return lambda prompt: client.ask([{"role": "user", "content": prompt}])

@@ -1,0 +1,53 @@
+"""One chat after another with a model behind any OpenAI-compatible endpoint."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trainer.errors import EvaluationError
+
+_TIMEOUT_SECONDS = 600.0
+
+
+class ChatClient:
+    """Asks `model` at the endpoint `url` (with or without `/v1`), greedily."""
+
+    def __init__(self, url: str, model: str, api_key: str | None, *, max_tokens: int) -> None:
+        import httpx
+
+        self._base = url.rstrip("/").removesuffix("/v1")
+        self._model = model
+        self._max_tokens = max_tokens
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(timeout=_TIMEOUT_SECONDS, headers=headers)
+
+    def ask(self, messages: Sequence[dict[str, Any]]) -> str:
+        """The answer's text; "" where it has none.
+
+        Raises `EvaluationError` when the endpoint can't be reached or refuses.
+        """
+        body = {
+            "model": self._model,
+            "messages": list(messages),
+            "max_tokens": self._max_tokens,
+            "temperature": 0,
+        }
+        with self._explaining():
+            response = self._http.post(f"{self._base}/v1/chat/completions", json=body)
+            response.raise_for_status()
+            return str(response.json()["choices"][0]["message"]["content"] or "")
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPStatusError as error:
+            raise EvaluationError(
+                f"{self._base} refused to answer as {self._model}: {error.response.text[:200]}"
+            ) from error
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise EvaluationError(
+                f"{self._base} can't be asked as {self._model}: {error}"
+            ) from error
