@@ -8,6 +8,7 @@ Takes about 10 minutes on 2 cores, with --quick about 3.
 import argparse
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -146,30 +147,37 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 async def measure_own(
     plan: Plan, scratch: Path, every_kind: Sequence[str] = ()
 ) -> ServerMeasurement:
-    """Start our server over the store in `scratch`, run the grid, read its memory, stop it.
+    """Start our server over the store in `scratch`, measure, stop it."""
+    store, log_file = scratch / "store", scratch / "server.log"
+    async with running_server(plan.base, store, log_file, plan.server_args) as url:
+        return await measure_sets(url, plan, every_kind)
+
+
+async def measure_sets(url: str, plan: Plan, every_kind: Sequence[str]) -> ServerMeasurement:
+    """The grid for each set of kinds on our server at `url`, and its memory.
 
     `every_kind` are the adapters that are kept on the device while "loaded" is measured.
     """
-    store, log_file = scratch / "store", scratch / "server.log"
-    async with running_server(plan.base, store, log_file, plan.server_args) as url:
-        at_start = await read_metrics(url)
-        base_id = await base_model_id(url)
-        cells: list[CellResult] = []
-        for kinds in plan.kinds:
-            prefix = "mixed" if kinds == "mixed" else "bench"
-            names = [f"{prefix}-{index:02d}" for index in range(max(plan.num_adapters))]
-            loop = ClosedLoop(_LABELS[kinds], url, plan.shape)
-            if kinds == "loaded":
-                await pin_on_device(url, every_kind)
-            await loop.warm_up([base_id, *names], max(plan.num_clients))
-            for num_adapters in plan.num_adapters:
-                models = names[:num_adapters] or [base_id]
-                cells += await _measure_widths(loop, models, num_adapters, plan, own_url=url)
-            if kinds == "loaded":
-                await unpin(url, every_kind)
-        at_end = await read_metrics(url)
-        process_bytes = at_start.process_bytes, at_end.process_bytes
-        return ServerMeasurement(tuple(cells), at_end.memory(), process_bytes)
+    at_start = await read_metrics(url)
+    base_id = await base_model_id(url)
+    cells: list[CellResult] = []
+    # No prompt comes twice: "lora" and "loaded" ask the same adapters.
+    serials = itertools.count()
+    for kinds in plan.kinds:
+        prefix = "mixed" if kinds == "mixed" else "bench"
+        names = [f"{prefix}-{index:02d}" for index in range(max(plan.num_adapters))]
+        loop = ClosedLoop(_LABELS[kinds], url, plan.shape, serials=serials)
+        if kinds == "loaded":
+            await pin_on_device(url, every_kind)
+        await loop.warm_up([base_id, *names], max(plan.num_clients))
+        for num_adapters in plan.num_adapters:
+            models = names[:num_adapters] or [base_id]
+            cells += await _measure_widths(loop, models, num_adapters, plan, own_url=url)
+        if kinds == "loaded":
+            await unpin(url, every_kind)
+    at_end = await read_metrics(url)
+    process_bytes = at_start.process_bytes, at_end.process_bytes
+    return ServerMeasurement(tuple(cells), at_end.memory(), process_bytes)
 
 
 async def measure_foreign(plan: Plan, peer: Peer, models: Sequence[str]) -> ServerMeasurement:
@@ -248,7 +256,7 @@ def _run(arguments: argparse.Namespace, plan: Plan, scratch: Path) -> dict[str, 
     )
     if len(plan.kinds) > 1:
         print("\n" + _side_by_side(cells))
-    _print_summary(cells)
+    print_summary(cells)
     _print_memory(own, max(plan.num_adapters))
     return {
         "plan": dataclasses.asdict(plan),
@@ -286,7 +294,7 @@ def _measure_llama_cpp(
     return asyncio.run(measure_llama_cpp(binary, plan.base, chosen, widths, plan.shape, scratch))
 
 
-def _print_summary(cells: Sequence[CellResult]) -> None:
+def print_summary(cells: Sequence[CellResult]) -> None:
     """One client in a line, and our speed over that of each peer at the same width."""
     ours = [cell for cell in cells if cell.server == OURS]
     if singles := [cell for cell in ours if cell.num_clients == 1]:
@@ -297,7 +305,7 @@ def _print_summary(cells: Sequence[CellResult]) -> None:
         )
         print(f"\none client: {'; '.join(parts)} (target: under {TARGET_GAP_MS:.0f} ms)")
     for peer in cells:
-        if peer.server == OURS:
+        if peer.server in _LABELS.values():  # the sets of kinds have a table of their own
             continue
         same = [cell for cell in ours if cell.num_clients == peer.num_clients]
         ratios = (

@@ -82,16 +82,26 @@ BodyMaker = Callable[[str, int, AnswerShape], dict[str, Any]]
 
 
 class ClosedLoop:
-    """Runs grid cells against one server. Serial numbers go on from cell to cell."""
+    """Runs grid cells against one server. Serial numbers go on from cell to cell.
+
+    Loops over the same server and the same models share `serials`: else the second one's prompts
+    are in the server's prefix cache.
+    """
 
     def __init__(
-        self, label: str, url: str, shape: AnswerShape, make_body: BodyMaker = chat_body
+        self,
+        label: str,
+        url: str,
+        shape: AnswerShape,
+        make_body: BodyMaker = chat_body,
+        *,
+        serials: Iterator[int] | None = None,
     ) -> None:
         self._label = label
         self._url = url
         self._shape = shape
         self._make_body = make_body
-        self._serials: Iterator[int] = itertools.count()
+        self._serials = itertools.count() if serials is None else serials
 
     async def warm_up(self, models: Sequence[str], num_clients: int) -> None:
         """Every model once and every width up to `num_clients`, with short answers."""

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
+METRICS = 'switchyard_memory_bytes{device="cpu",component="weights"} 7\n'
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -34,10 +36,14 @@ async def listening(handler: Handler) -> AsyncIterator[str]:
 
 
 class FakeServer:
-    """Notes the chat bodies it gets and answers each with as many tokens as it asks for."""
+    """Notes the chat bodies it gets and answers each with as many tokens as it asks for.
+
+    `pins` are the paths of what else was posted.
+    """
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.pins: list[str] = []
         self.num_running = 0
         self.max_running = 0
 
@@ -48,10 +54,14 @@ class FakeServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            if head.startswith("get"):
-                models = json.dumps({"data": [{"id": "base"}, {"id": "sql"}]}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(models))
-                writer.write(models)
+            method, path = head.split(" ")[:2]
+            if method == "get":
+                models = json.dumps({"data": [{"id": "base"}, {"id": "sql"}]})
+                _answer_whole(writer, METRICS if path == "/metrics" else models)
+                continue
+            if path.startswith("/v1/adapters/"):
+                self.pins.append(path)
+                _answer_whole(writer, "{}")
                 continue
             length = int(head.split("content-length:")[1].split("\r\n")[0])
             body = json.loads(await reader.readexactly(length))
@@ -72,3 +82,9 @@ class FakeServer:
             await asyncio.sleep(0)
         self.num_running -= 1
         writer.write(b"0\r\n\r\n")
+
+
+def _answer_whole(writer: asyncio.StreamWriter, text: str) -> None:
+    body = text.encode()
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
+    writer.write(body)

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench import Peer, main, make_plan, measure_foreign, parse_arguments
+from loadtests.bench import (
+    Peer,
+    main,
+    make_plan,
+    measure_foreign,
+    measure_sets,
+    parse_arguments,
+    print_summary,
+)
+from loadtests.harness.report import CellResult
 from tests.unit.loadtests.fake_server import FakeServer
 
 
@@ -55,6 +64,35 @@ async def test_given_models_take_turns() -> None:
         measurement = await measure_foreign(plan, Peer(url, "peer"), ["a", "b"])
     assert {cell.num_adapters for cell in measurement.cells} == {2}
     assert {body["model"] for body in fake.bodies} == {"a", "b"}
+
+
+async def test_the_sets_of_kinds_share_a_server_and_no_prompt() -> None:
+    fake = FakeServer()
+    plan = make_plan(parse_arguments(["--quick", "--tokens", "2", "--kinds", "both"]))
+    async with fake.listening() as url:
+        measurement = await measure_sets(url, plan, ["oft", "ia3"])
+    cells = {(c.server, c.num_clients, c.num_adapters) for c in measurement.cells}
+    assert len(cells) == len(measurement.cells) == 3 * 2 * 2
+    assert measurement.memory == {("cpu", "weights"): 7}
+    asked = [(body["model"], body["messages"][0]["content"]) for body in fake.bodies]
+    models = {model for model, _ in asked}
+    assert {"base", "bench-00", "bench-31", "mixed-00", "mixed-31"} <= models
+    assert len(set(asked)) == len(asked), "the prefix cache would answer for the prefill"
+    assert fake.pins == [
+        "/v1/adapters/oft/pin?tier=device", "/v1/adapters/ia3/pin?tier=device",
+        "/v1/adapters/oft/unpin", "/v1/adapters/ia3/unpin",
+    ]  # fmt: skip
+
+
+def test_the_summary_compares_with_other_servers_only(capsys: pytest.CaptureFixture[str]) -> None:
+    def cell(server: str, speed: float) -> CellResult:
+        return CellResult(server, 1, 0, 2, 8, 1.0, speed, 1.0, 1.0, 1.0, 1.0, 0.1)
+
+    labels = ("switchyard", "switchyard, all kinds loaded", "switchyard, mixed kinds", "llama.cpp")
+    print_summary([cell(label, 10.0 * (index + 1)) for index, label in enumerate(labels)])
+    told = capsys.readouterr().out
+    assert "switchyard / llama.cpp (0 adapters), 1 clients: 0.2x at 0 adapters" in told
+    assert "kinds" not in told
 
 
 def test_a_server_that_is_not_there_is_one_sentence(
