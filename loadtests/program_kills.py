@@ -20,7 +20,7 @@ from typing import Any
 from adapters.digest import adapter_digest
 from adapters.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes
-from loadtests.fixtures.random_llama import LlamaSizes, build_random_llama
+from loadtests.fixtures.random_llama import TINY, build_random_llama
 from loadtests.fixtures.tiny_adapter import write_tiny_adapter
 from loadtests.harness.command import MeasurementError, Report, make_parser, run_command
 from loadtests.harness.program_victims import Program, ServerProgram, operator_command
@@ -31,9 +31,6 @@ from loadtests.store_kills import check_clean
 _NAMES = ("sql", "polite")
 _TRAINED = "k"
 _MAX_CHANGES = 3
-_SIZES = LlamaSizes(
-    num_layers=2, hidden=64, intermediate=128, num_heads=4, num_kv_heads=2, window=256
-)
 _TRAINING = ("--training.epochs", "1", "--training.max_steps", "1", "--evaluation.every", "end")
 
 
@@ -55,7 +52,7 @@ class Bystander:
         self.work, self.store = work, work / "store"
         self.base = str(work / "base")
         self.draw = random.Random(seed)
-        build_random_llama(Path(self.base), _SIZES)
+        build_random_llama(Path(self.base), TINY)
         shapes = base_module_shapes(self.base)
         self.folders = [
             write_tiny_adapter(work / f"adapter-{fill}", shapes, fill=fill) for fill in (1, 2, 3)
