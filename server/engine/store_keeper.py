@@ -31,11 +31,14 @@ class StoreKeeper:
         self._settle_seconds = settle_seconds
 
     async def tend(self) -> None:
-        """Runs until cancelled; nothing that the store holds can end it."""
+        """Runs until cancelled; nothing that the store holds can end it.
+
+        The first look, which reads every version, comes behind the server's start.
+        """
         while True:
+            await asyncio.sleep(self._interval_seconds)
             await asyncio.to_thread(self.pull)
             await asyncio.to_thread(self.sweep)
-            await asyncio.sleep(self._interval_seconds)
 
     def pull(self) -> None:
         """Bring in what changed in a remote store; the catalog watches the cache's files."""
