@@ -13,19 +13,18 @@ class ChatClient:
     """Asks `model` at the endpoint `url` (with or without `/v1`), greedily."""
 
     def __init__(self, url: str, model: str, api_key: str | None, *, max_tokens: int) -> None:
-        import httpx
-
         self._base = url.rstrip("/").removesuffix("/v1")
         self._model = model
         self._max_tokens = max_tokens
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(timeout=_TIMEOUT_SECONDS, headers=headers)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def ask(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The answer's text; "" where it has none.
+        """The answer's text; "" where it has none. A connection each, so that none is left open.
 
         Raises `EvaluationError` when the endpoint can't be reached or refuses.
         """
+        import httpx
+
         body = {
             "model": self._model,
             "messages": list(messages),
@@ -33,7 +32,12 @@ class ChatClient:
             "temperature": 0,
         }
         with self._explaining():
-            response = self._http.post(f"{self._base}/v1/chat/completions", json=body)
+            response = httpx.post(
+                f"{self._base}/v1/chat/completions",
+                json=body,
+                headers=self._headers,
+                timeout=_TIMEOUT_SECONDS,
+            )
             response.raise_for_status()
             return str(response.json()["choices"][0]["message"]["content"] or "")
 

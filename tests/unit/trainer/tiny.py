@@ -65,7 +65,7 @@ def byte_tokenizer(
     )
 
 
-def save_tiny_base(folder: Path) -> Path:
+def save_tiny_base(folder: Path, *, max_tokens: int = 256) -> Path:
     """A random Llama (2 layers, 64 wide, 263 words in a head of 320) with its tokenizer."""
     torch.manual_seed(7)
     config = LlamaConfig(
@@ -75,7 +75,7 @@ def save_tiny_base(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=max_tokens,
         tie_word_embeddings=True,
         initializer_range=0.1,  # so that logits can become sharp without training the head
         pad_token_id=0,
