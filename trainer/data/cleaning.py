@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from trainer.config import CleaningSection
 from trainer.data.conversation import ASSISTANT, SYSTEM, TEXT, TOOL, USER, Conversation, Turn
+from trainer.data.hash_table import HashTable
 from trainer.data.near_duplicates import REPORT_THRESHOLD, NearDuplicateIndex
 from trainer.data.rules import CleaningLog, Rule
 from trainer.data.text_rules import (
@@ -23,7 +24,8 @@ _Turns = tuple[Turn, ...]
 class RowCleaner:
     """Applies every rule that looks at one file alone, row by row, and counts into `log`.
 
-    Of rows that passed it keeps a 16-byte hash each, and a signature of the first 200,000.
+    Of rows that passed it keeps an 8-byte hash each (at most 36 bytes with its table), and a
+    signature of the first 200,000.
     `system` is put before rows that have no system turn of their own.
     """
 
@@ -31,7 +33,7 @@ class RowCleaner:
         self._section = section
         self._system = system
         self._log = log
-        self._seen: set[bytes] = set()
+        self._seen = HashTable()
         self._near = NearDuplicateIndex(section.near_duplicates or REPORT_THRESHOLD)
 
     def clean(self, row: Conversation | None) -> Conversation | None:
@@ -122,13 +124,14 @@ class RowCleaner:
 
     def is_known(self, conversation: Conversation) -> bool:
         """Whether a duplicate was found that is to be dropped; remembers the row if not."""
-        digest = hashlib.blake2b(conversation.key.encode(), digest_size=16).digest()
-        if digest in self._seen:
+        digest = hashlib.blake2b(conversation.key.encode(), digest_size=8).digest()
+        key = int.from_bytes(digest)
+        if self._seen.get(key) is not None:
             is_dropped = self._section.duplicates == "drop"
             rule = Rule.DUPLICATE if is_dropped else Rule.DUPLICATE_KEPT
             self._log.record(rule, _beginning(conversation.turns))
             return is_dropped
-        self._seen.add(digest)
+        self._seen.set_default(key, 1)
         if self._near.add(_spoken(conversation.turns)):
             is_dropped = self._section.near_duplicates is not None
             rule = Rule.NEAR_DUPLICATE if is_dropped else Rule.NEAR_DUPLICATE_KEPT

@@ -1,5 +1,6 @@
 """Rows ready to train on: in memory, or on disk in a memory-mapped Arrow file."""
 
+from array import array
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +132,8 @@ class ExampleWriter:
         self._path = None if folder is None else folder.path / f"{name}.arrow"
         self._folder = folder
         self._held: list[Example] = []
-        self._lengths: list[int] = []
-        self._loss_counts: list[int] = []
+        self._lengths = array("i")
+        self._loss_counts = array("i")
         self._writer: Any = None
 
     @property
@@ -173,6 +174,6 @@ class ExampleWriter:
         arrays = [pyarrow.array(values, type=kind) for kind, values in columns.values()]
         if self._held:
             self._writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
-        self._lengths += [len(e.row) for e in self._held]
-        self._loss_counts += [e.row.num_loss_tokens for e in self._held]
+        self._lengths.extend(len(e.row) for e in self._held)
+        self._loss_counts.extend(e.row.num_loss_tokens for e in self._held)
         self._held.clear()

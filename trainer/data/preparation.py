@@ -4,6 +4,10 @@ import hashlib
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainer import defaults
 from trainer.config import DataSection
@@ -62,25 +66,26 @@ def prepare_data(loaded: LoadedConfig, labeller: ConversationLabeller) -> Prepar
         eval_file = _read(loaded, section.eval, log, folder, "eval")
         num_read += eval_file.num_read
         eval_rows = eval_file.conversations
-        drawn = _draw(range(len(eval_rows)), section.max_eval_rows, seed)
-        held_out = [row for i, row in enumerate(eval_rows) if i in drawn]
+        drawn = _draw(len(eval_rows), section.max_eval_rows, seed)
+        held_out = list(compress(eval_rows, drawn))
         left_out = len(eval_rows) - len(held_out)
         note = f"held out: {len(held_out)} rows of {section.eval}"
         note += f" ({left_out} left out by max_eval_rows)" if left_out else ""
-        wanted = set(range(total))
+        wanted = np.ones(total, dtype=np.bool_)
     else:
         count = _share_count(total, section.eval, section.max_eval_rows)
-        drawn = _draw(range(total), count, seed)
-        held_out = [row for i, row in enumerate(train_file.conversations) if i in drawn]
+        drawn = _draw(total, count, seed)
+        held_out = list(compress(train_file.conversations, drawn))
         note = f"held out: {count} rows drawn from {section.train} (data.eval {section.eval:g})"
-        wanted = set(range(total)) - drawn
+        wanted = ~drawn
     notes = [note]
-    if section.max_train_rows is not None and section.max_train_rows < len(wanted):
-        notes.append(f"max_train_rows: {section.max_train_rows} of {len(wanted)} rows drawn")
-        wanted = _draw(sorted(wanted), section.max_train_rows, seed)
+    num_wanted = int(wanted.sum())
+    if section.max_train_rows is not None and section.max_train_rows < num_wanted:
+        notes.append(f"max_train_rows: {section.max_train_rows} of {num_wanted} rows drawn")
+        wanted[wanted] = _draw(num_wanted, section.max_train_rows, seed)
 
     prompts = HeldOutPrompts(held_out, section.cleaning, log)
-    rows = (row for i, row in enumerate(train_file.conversations) if i in wanted)
+    rows = compress(train_file.conversations, wanted)
     labelling = _Labelling(section, labeller, log)
     train = labelling.write("train", (row for row in rows if prompts.allows(row)), folder)
     evaluation = labelling.write("eval", held_out, folder)
@@ -125,9 +130,11 @@ def _share_count(num_rows: int, share: float, maximum: int) -> int:
     return min(max(round(share * num_rows), enough, 1), maximum)
 
 
-def _draw(indices: "range | list[int]", count: int, seed: int) -> set[int]:
-    """`count` of the indices, or all if there are fewer."""
-    return set(random.Random(seed).sample(indices, min(count, len(indices))))
+def _draw(num_rows: int, count: int, seed: int) -> NDArray[np.bool_]:
+    """Of each row whether it is one of `count` that are drawn, or of all if there are fewer."""
+    drawn = np.zeros(num_rows, dtype=np.bool_)
+    drawn[random.Random(seed).sample(range(num_rows), min(count, num_rows))] = True
+    return drawn
 
 
 class _Labelling:

@@ -60,3 +60,10 @@ def test_a_full_index_still_compares() -> None:
     assert not index.add("e f g h")
     assert not index.add("e f g h")
     assert index.add("a b c d")
+
+
+def test_a_thousand_texts_take_about_a_megabyte() -> None:
+    index = NearDuplicateIndex(0.9)
+    for seed in range(1000):
+        index.add(" ".join(words(seed, 12)))
+    assert index.num_bytes <= 1000 * 1100
