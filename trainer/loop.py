@@ -131,7 +131,7 @@ class _Run:
             StoppingRules(config.evaluation.keep_best, stopping.patience, stopping.min_delta),
             plan,
             model,
-            measure=job.measure,
+            measure=self._measure,
             report=recorder.evaluated,
             sample=None if audience is None else audience.sample,
             folder=job.folder.best if job.processes.is_main else None,
@@ -184,6 +184,11 @@ class _Run:
                 self._audience.view.end()
         return int(self._trainer.state.global_step)
 
+    def _measure(self, model: nn.Module) -> Measurement:
+        """An evaluation needs its memory all at once: the holes that steps left go back first."""
+        _return_memory(self._trainer.args.device)
+        return self._job.measure(model)
+
     def _save(self, trainer: AdapterTrainer) -> None:
         """Write a checkpoint; every process gives its random state, the main one writes."""
         processes = self._job.processes
@@ -229,15 +234,16 @@ class _ReleaseMemory(TrainerCallback):  # type: ignore[misc]
     """On a CPU, every few steps: what freed tensors left behind goes back to the system."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._release(args.device)
+        _return_memory(args.device)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % RELEASE_EVERY_STEPS == 0:
-            self._release(args.device)
+            _return_memory(args.device)
 
-    def _release(self, device: Any) -> None:
-        if device.type == "cpu":
-            return_freed_memory()
+
+def _return_memory(device: Any) -> None:
+    if device.type == "cpu":
+        return_freed_memory()
 
 
 def checkpoint_steps(plan: TrainingPlan, every: int | None) -> frozenset[int]:

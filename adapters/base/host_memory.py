@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-_MAPPED_FROM_BYTES = 4 * 1024 * 1024
+MAPPED_FROM_BYTES = 4 * 1024 * 1024
 
 
 def return_freed_memory() -> bool:
@@ -31,8 +31,8 @@ def map_large_blocks() -> bool:
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return False
-    told = mallopt(_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
-    return bool(told and mallopt(_TRIM_THRESHOLD, 2 * _MAPPED_FROM_BYTES))
+    told = mallopt(_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+    return bool(told and mallopt(_TRIM_THRESHOLD, 2 * MAPPED_FROM_BYTES))
 
 
 def _glibc(name: str) -> Any:

@@ -47,14 +47,19 @@ def load_tokenizer(resolved: ResolvedBase) -> tuple[Any, ChatTemplate]:
     return tokenizer, ChatTemplate(template if isinstance(template, str) else "")
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring all weights but the 4-bit codes to `dtype`; codes dequantise to it from here on."""
+def _cast(model: nn.Module, dtype: torch.dtype, *, is_quantized: bool) -> None:
+    """Bring all weights but the 4-bit codes to `dtype`; codes dequantise to it from here on.
+
+    On a CPU the weights of a file are a map of it. Beside 4-bit codes what is left of them is
+    copied: one embedding would keep all that was read of the file resident, 4-bit linears too.
+    """
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         if state is not None:
             state.dtype = dtype
         elif parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+            copy = is_quantized and parameter.device.type == "cpu"
+            parameter.data = parameter.data.to(dtype, copy=copy)
     config: Any = model.config
     config.dtype = dtype
 
@@ -128,6 +133,6 @@ def _load(
         tokenizer, template = load_tokenizer(resolved)
     except (OSError, ValueError, KeyError) as error:
         raise BaseUnreadableError(f"{resolved.reference} can't be loaded: {error}") from error
-    _cast(model, dtype)
+    _cast(model, dtype, is_quantized=quantization.is_quantized)
     model.eval()
     return LoadedBase(model, tokenizer, template, resolved, quantization)

@@ -56,6 +56,7 @@ def check(
 
 def _predict_for_shape(loaded: LoadedConfig, name: str, console: Console) -> None:
     from trainer.methods.quantization import quantization_for
+    from trainer.prediction.activations import ForwardSize
     from trainer.prediction.memory import BatchSizes, predict_memory
     from trainer.prediction.model_shape import named_shape
     from trainer.prediction.tables import memory_table
@@ -66,7 +67,7 @@ def _predict_for_shape(loaded: LoadedConfig, name: str, console: Console) -> Non
         config,
         named_shape(name),
         quantization_for(config),
-        BatchSizes(tokens, tokens, 0, 0),
+        BatchSizes(ForwardSize(tokens, tokens), ForwardSize(0, 0)),
         element_bytes=4 if config.training.compute_dtype == "float32" else 2,
     )
     title = f"{name}, {config.method}, {tokens} tokens a forward, predicted"

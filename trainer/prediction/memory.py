@@ -1,39 +1,37 @@
-"""Peak memory of a run, counted tensor by tensor from the shapes.
+"""Peak memory of a run, counted from the shapes: the largest of the moments that each step has.
 
-What is counted is what our loop keeps: a frozen linear keeps no input, an adapted one its input in
-float32 (PEFT casts it; on a CPU `lean_lora` doesn't), logits exist only where a label is. The head,
-the embeddings and the norms stay in the compute dtype beside 4-bit linears.
+The head, the embeddings and the norms stay in the compute dtype beside 4-bit linears. Logits exist
+only where a label is.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from adapters.base.quantization import QuantizationSpec
 from trainer.config import TrainerConfig
-from trainer.config.method import PROMPT_FAMILY
-from trainer.methods.targets import count_parameters, match_modules, rank_of
+from trainer.methods.targets import count_parameters, match_modules
+from trainer.prediction.activations import ForwardSize, forward_only_bytes, kept_bytes
+from trainer.prediction.heap import holes_of_evaluation, holes_of_training, holes_of_update
 from trainer.prediction.model_shape import ModelShape
 
 _BLOCKS_OF_ABSMAX = 256
 """absmax values that share one float32 scale under double quantisation (arXiv:2305.14314)."""
 
-_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
-"""Attention's last linear, which reads its output and not what the others read."""
+_LOSS_BYTES = 12
+"""Of a logit when the backward begins: in float32 its log-probability and two gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """Tokens of the largest forward of training and of evaluation, and those that carry loss."""
+    """The largest forwards of training and of evaluation."""
 
-    train_tokens: int
-    train_loss_tokens: int
-    eval_tokens: int
-    eval_loss_tokens: int
+    training: ForwardSize
+    evaluation: ForwardSize
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPrediction:
-    """Bytes by what they are for. Activations and logits are those of the larger of a training
-    step and an evaluation; `process` is the interpreter with its libraries.
+    """Bytes by what they are for, at the moment when they are most together; `process` is the
+    interpreter with its libraries, `holes` what the heap holds beside the tensors.
     """
 
     weights: int
@@ -43,6 +41,7 @@ class MemoryPrediction:
     activations: int
     logits: int
     process: int = 0
+    holes: int = 0
 
     @property
     def total(self) -> int:
@@ -76,113 +75,60 @@ def predict_memory(
     *,
     element_bytes: int,
     optimizer: str = "adamw_torch",
-    process: int = 0,
+    process: int | None = None,
     is_lean: bool = False,
 ) -> MemoryPrediction:
     """The peak of training `config` on a base of this shape, held as `spec`.
 
-    `element_bytes` are those of the compute dtype, `optimizer` transformers' name; `is_lean` says
-    that LoRA's linears are `lean_lora`'s.
+    `element_bytes` are those of the compute dtype, `optimizer` transformers' name; `process` is
+    None on a device, whose allocator holds tensors alone; `is_lean` says that LoRA's linears are
+    `lean_lora`'s.
     """
-    is_full = config.method == "full"
+    training, evaluation = sizes.training, sizes.evaluation
+    is_full, is_host = config.method == "full", process is not None
     if is_full:
         trained = shape.num_parameters
         weights = 4 * trained
     else:
         trained = count_parameters(config, match_modules(config, shape.linears), shape.geometry)
         weights = weight_bytes(shape, spec, element_bytes)
-    training = _activations(config, shape, sizes.train_tokens, element_bytes, is_lean)
-    training_logits = sizes.train_loss_tokens * shape.rows * (element_bytes + 16)
-    evaluating = _forward_only(shape, sizes.eval_tokens, element_bytes)
-    evaluating_logits = sizes.eval_loss_tokens * shape.rows * (element_bytes + 8)
-    if evaluating + evaluating_logits > training + training_logits:
-        training, training_logits = evaluating, evaluating_logits
-    moments = 2 if "8bit" in optimizer else 8
-    return MemoryPrediction(
+    between_steps = MemoryPrediction(
         weights=weights,
         adapter=0 if is_full else 4 * trained,
+        gradients=0,
+        optimizer=(2 if "8bit" in optimizer else 8) * trained,
+        activations=0,
+        logits=0,
+        process=process or 0,
+    )
+    kept = kept_bytes(config, shape, training, element_bytes, is_lean)
+    left = holes_of_training(config, shape, training) if is_host else 0
+    # The backward begins. Gradients are there when a forward before it was of the same step.
+    backward = replace(
+        between_steps,
+        gradients=4 * trained if config.training.gradient_accumulation > 1 else 0,
+        activations=kept,
+        logits=training.loss_tokens * shape.rows * _LOSS_BYTES,
+        holes=left,
+    )
+    # The optimiser steps; it needs room for the largest tensor twice.
+    embedding = shape.rows * shape.geometry.hidden
+    small = kept - 2 * embedding if is_full else kept
+    gradients = 4 * (trained - embedding if is_full else trained)
+    update = replace(
+        between_steps,
         gradients=4 * trained,
-        optimizer=moments * trained,
-        activations=training,
-        logits=training_logits,
-        process=process,
+        activations=2 * 4 * embedding if is_full else 0,
+        holes=left + holes_of_update(shape, small, training, element_bytes, gradients)
+        if is_host
+        else 0,
     )
-
-
-def _activations(
-    config: TrainerConfig, shape: ModelShape, tokens: int, element_bytes: int, is_lean: bool
-) -> int:
-    """What the backward needs of one forward, plus one dequantised weight."""
-    layers = shape.geometry.num_layers
-    if config.method in PROMPT_FAMILY:
-        # Each row has its own virtual tokens; a row of the plan has about a hundred of its own.
-        tokens += tokens * config.prompt.num_virtual_tokens // 100
-    kept = layers * _layer_bytes(shape, tokens, element_bytes)
-    kept += (
-        _lean_inputs(config, shape, tokens, element_bytes)
-        if is_lean
-        else _adapter_inputs(config, shape, tokens)
+    # The logits of an evaluation, and two tensors as large in float32.
+    logit_bytes = 8 + (element_bytes if element_bytes < 4 else 0)
+    evaluating = replace(
+        between_steps,
+        activations=forward_only_bytes(shape, evaluation.tokens, element_bytes),
+        logits=evaluation.loss_tokens * shape.rows * logit_bytes,
+        holes=holes_of_evaluation(shape, evaluation.tokens, element_bytes) if is_host else 0,
     )
-    if config.method not in PROMPT_FAMILY:
-        # Nothing before the first adapter needs a gradient: a layer's worth of norms and base.
-        kept -= kept // (2 * layers)
-    largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
-    if config.training.gradient_checkpointing:
-        # The input of every layer, and one layer at a time in full.
-        kept = kept // layers + layers * tokens * shape.geometry.hidden * element_bytes
-    return kept + largest * element_bytes
-
-
-def _layer_bytes(shape: ModelShape, tokens: int, element_bytes: int) -> int:
-    """Two norms' inputs in float32; queries, keys, values and output of attention with its log
-    sums; gate, its activation and up of the MLP.
-    """
-    hidden, width = shape.geometry.hidden, shape.attention_width
-    norms = 2 * hidden * 4
-    attention = 2 * (width + shape.geometry.key_width) * element_bytes + 4 * shape.num_heads
-    mlp = 3 * shape.intermediate * element_bytes
-    return tokens * (norms + attention + mlp)
-
-
-def _adapter_inputs(config: TrainerConfig, shape: ModelShape, tokens: int) -> int:
-    """What adapted linears keep: their input in float32, the dropout's mask, and A's output."""
-    if config.method in PROMPT_FAMILY:
-        return 0
-    matched = match_modules(config, shape.linears)
-    if config.method == "full":  # autocast keeps every input in the compute dtype
-        return tokens * sum(2 * inputs for inputs, _ in matched.values())
-    if config.method == "ia3":
-        return tokens * sum(2 * max(inputs, outputs) for inputs, outputs in matched.values())
-    # Off CUDA a dropout mask is as wide as what it masks.
-    mask = 4 if config.lora.dropout else 0
-    per_token = 0
-    for name, (inputs, _) in matched.items():
-        per_token += (4 + mask) * inputs + 4 * rank_of(config, name)
-    if config.method == "dora" or config.lora.use_dora:
-        # The magnitudes multiply the base's and the adapter's output, both of which are kept.
-        per_token += sum(8 * outputs for _, outputs in matched.values())
-    return tokens * per_token
-
-
-def _lean_inputs(config: TrainerConfig, shape: ModelShape, tokens: int, element_bytes: int) -> int:
-    """What `lean_lora` keeps: an input as it is, once for all linears that read it, and A's output;
-    with dropout an input and a mask for each linear.
-    """
-    matched = match_modules(config, shape.linears)
-    per_token = sum(rank_of(config, name) for name in matched)
-    if config.lora.dropout:
-        per_token += sum(2 * inputs for inputs, _ in matched.values())
-    else:
-        # Of a module's linears the last one, its output projection, reads what no other reads.
-        readers: dict[tuple[str, int], list[str]] = {}
-        for name, (inputs, _) in matched.items():
-            readers.setdefault((name.rpartition(".")[0], inputs), []).append(name)
-        for (_, inputs), names in readers.items():
-            has_output = len(names) > 1 and names[-1].endswith(_OUTPUT_PROJECTIONS)
-            per_token += inputs * (2 if has_output else 1)
-    return tokens * per_token * element_bytes
-
-
-def _forward_only(shape: ModelShape, tokens: int, element_bytes: int) -> int:
-    """The widest moment of a layer without gradients: the MLP's three inner tensors."""
-    return tokens * (3 * shape.intermediate + 2 * shape.geometry.hidden) * element_bytes
+    return max(backward, update, evaluating, key=lambda moment: moment.total)

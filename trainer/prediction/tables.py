@@ -14,6 +14,7 @@ _NAMES = {
     "activations": "activations",
     "logits": "logits at loss tokens",
     "process": "interpreter, libraries, data",
+    "holes": "holes between tensors",
 }
 
 

@@ -11,6 +11,7 @@ from adapters.base.loading import load_base
 from adapters.base.quantization import NF4, UNQUANTIZED, QuantizationSpec
 from tests.unit.trainer.methods.runs import config
 from trainer.errors import ConfigError
+from trainer.prediction.activations import ForwardSize
 from trainer.prediction.memory import (
     BatchSizes,
     linear_4bit_bytes,
@@ -20,7 +21,7 @@ from trainer.prediction.memory import (
 from trainer.prediction.model_shape import ModelShape, named_shape, shape_of
 from trainer.prediction.tables import duration_text, size_text
 
-SIZES = BatchSizes(2048, 2048, 0, 0)
+SIZES = BatchSizes(ForwardSize(2048, 2048), ForwardSize(0, 0))
 
 
 def shape(folder: Path) -> ModelShape:
@@ -89,7 +90,7 @@ def test_an_8_bit_optimizer_and_checkpointing_take_less() -> None:
 
 
 def test_a_large_evaluation_can_be_the_peak(tiny_base: Path) -> None:
-    small = BatchSizes(8, 4, 4096, 2048)
+    small = BatchSizes(ForwardSize(8, 4), ForwardSize(4096, 2048))
     prediction = predict_memory(config("x"), shape(tiny_base), NF4, small, element_bytes=2)
     assert prediction.logits == 2048 * 320 * 10
 
