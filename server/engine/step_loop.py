@@ -172,6 +172,7 @@ class StepLoop:
         finally:
             self._is_alive = False
             self._has_ended = True
+            self._step_started_at = None
             self._abandon("the engine stopped")
             self._refuse_inbox()
             if not was_stopped:
@@ -229,11 +230,12 @@ class StepLoop:
         return None
 
     def _step(self) -> None:
+        self._step_started_at = self._clock()
         plan = self._scheduler.schedule()
         if plan is None:
             # Nothing fits although something waits: only possible while others hold what it needs.
             raise RuntimeError("the scheduler has work but can't run any of it")
-        start = self._step_started_at = self._clock()
+        start = self._clock()
         self._observe_queue(plan.batch, start)
         updates = self._place(plan)
         batch = plan.batch.without(update.sequence_id for update in updates)
