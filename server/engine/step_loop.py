@@ -200,9 +200,10 @@ class StepLoop:
                     self._set_gauges()
                 case Keep(adapter, answer):
                     self._step_started_at = self._clock()
-                    answer(self._keep(adapter))
+                    problem = self._keep(adapter)
                     self._step_started_at = None
-                    self._set_gauges()
+                    self._set_gauges()  # whoever is answered finds it where it is now
+                    answer(problem)
                 case LetGo(digests):
                     for digest in digests:
                         self._scheduler.slots.let_go(digest)
