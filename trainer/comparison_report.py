@@ -20,15 +20,14 @@ _COUNTS = ("judge_", "pairwise_")
 
 
 def comparison_table(results: Sequence[Measured], held_out: HeldOut) -> Table:
-    """One line for each model, one column for each figure."""
+    """One line for each figure, one column for each model: figures are many, models few."""
     title = f"{len(held_out.examples)} rows of {held_out.source} ({held_out.language})"
     table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    names = _figure_names(results)
-    for name in names:
-        table.add_column(name, justify="right")
+    table.add_column("")
     for result in results:
-        table.add_row(result.label, *_cells(result, names))
+        table.add_column(result.label, justify="right")
+    for name in _figure_names(results):
+        table.add_row(name, *(_cells(result, [name])[0] for result in results))
     return table
 
 

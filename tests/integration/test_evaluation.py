@@ -93,6 +93,7 @@ def test_a_judge_compares_each_adapter_with_the_base(
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert document["figures"]["base"] == {}
     assert document["figures"]["random"]["pairwise_tied"] == 5
+    assert "pairwise_inconsistent" in text
     answers = document["rows"][0]["answers"]
     first, second = (body["messages"][0]["content"] for body in judge.bodies[:2])
     assert f"[Answer A]\n{answers['random']}\n[Answer B]\n{answers['base']}\n" in first
