@@ -8,25 +8,28 @@ are gone, and a step takes a third more time (docs/experiments.md).
 
 from adapters.base.host_memory import MAPPED_FROM_BYTES
 from trainer.config import TrainerConfig
+from trainer.config.method import LORA_FAMILY
 from trainer.methods.targets import match_modules
 from trainer.prediction.activations import ForwardSize
 from trainer.prediction.model_shape import ModelShape
 
-_NORM_TEMPORARIES = 4
-"""Of a layer's two norms, each as wide as the hidden states in float32: squares and quotients. In
-steps of 460 to 1000 tokens with LoRA, QLoRA and full fine-tuning it was 3.7 to 4.1 times that."""
+_LAYER_TEMPORARIES = 8
+"""Hidden states in the compute dtype: a layer's norms, rotations, sums and projections make about
+so many that aren't kept. Of 460 to 2000 tokens with LoRA, QLoRA and full fine-tuning 6.7 to 8.2."""
 
 _EVALUATION_TEMPORARIES = 2
 """Hidden states a layer. Nothing stays between them, but a heap that was given back is touched
 anew in ever other places: 1.2 to 2.4 of them."""
 
 
-def holes_of_training(config: TrainerConfig, shape: ModelShape, size: ForwardSize) -> int:
+def holes_of_training(
+    config: TrainerConfig, shape: ModelShape, size: ForwardSize, element_bytes: int, is_lean: bool
+) -> int:
     """When the backward of a forward of this size begins."""
     layers, hidden = shape.geometry.num_layers, shape.geometry.hidden
-    total = layers * _NORM_TEMPORARIES * _in_heap(4 * size.tokens * hidden)
-    if config.method == "dora" or config.lora.use_dora:
-        # The adapter's outputs before magnitudes and scaling.
+    total = layers * _LAYER_TEMPORARIES * _in_heap(element_bytes * size.tokens * hidden)
+    if config.method in LORA_FAMILY and not is_lean:
+        # PEFT makes an adapter's output in float32, scales it, and adds it to the base's.
         matched = match_modules(config, shape.linears)
         total += sum(_in_heap(4 * size.tokens * outputs) for _, outputs in matched.values())
     return total // layers if config.training.gradient_checkpointing else total

@@ -102,7 +102,7 @@ def predict_memory(
         process=process or 0,
     )
     kept = kept_bytes(config, shape, training, element_bytes, is_lean)
-    left = holes_of_training(config, shape, training) if is_host else 0
+    left = holes_of_training(config, shape, training, element_bytes, is_lean) if is_host else 0
     # The backward begins. Gradients are there when a forward before it was of the same step.
     backward = replace(
         between_steps,

@@ -1,5 +1,6 @@
 """Memory by shape: counts that can be checked, and the sizes that everybody knows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainer.errors import ConfigError
 from trainer.prediction.activations import ForwardSize
 from trainer.prediction.memory import (
     BatchSizes,
+    MemoryPrediction,
     linear_4bit_bytes,
     predict_memory,
     weight_bytes,
@@ -102,3 +104,30 @@ def test_texts() -> None:
         "10 min",
         "2.5 h",
     )
+
+
+def test_the_heap_of_a_process_has_holes_and_a_device_none(tiny_base: Path) -> None:
+    def of(tokens: int, process: int | None) -> MemoryPrediction:
+        sizes = BatchSizes(ForwardSize(tokens, 8), ForwardSize(0, 0))
+        return predict_memory(
+            config("x"), shape(tiny_base), NF4, sizes,
+            element_bytes=2, process=process, is_lean=True,
+        )  # fmt: skip
+
+    host, device = of(4096, 0), of(4096, None)
+    assert host.holes == 2 * 8 * 4096 * 64 * 2  # layers, hidden states a layer, bfloat16
+    assert replace(host, holes=0) == device
+    assert of(40_000, 0).holes == 0, "a block of 5 MB is a map of its own and goes when it is freed"
+
+
+def test_gradients_count_where_a_forward_of_the_step_left_them(tiny_base: Path) -> None:
+    sizes = BatchSizes(ForwardSize(4096, 2048), ForwardSize(0, 0))
+    one, two = (
+        predict_memory(
+            config("x", training={"gradient_accumulation": count}),
+            shape(tiny_base), NF4, sizes, element_bytes=2,
+        )
+        for count in (1, 2)
+    )  # fmt: skip
+    assert one.gradients == 0
+    assert two == replace(one, gradients=one.adapter)
