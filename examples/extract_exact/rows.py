@@ -4,8 +4,7 @@
 
 writes train.jsonl, check.jsonl (the run's held-out loss) and eval.jsonl beside this file. Items,
 places and people of the 200 rows of eval.jsonl are made of words that no other row has; the ways
-to write an order, the colours and the numbers are shared. Half of the words in the names of the
-other rows are invented.
+to write an order, the colours and the numbers are shared.
 """
 
 import json
@@ -17,9 +16,8 @@ from typing import Any
 from words import COLORS, Words, split_words
 
 HERE = Path(__file__).resolve().parent
-NUM_TRAIN, NUM_CHECK, NUM_EVAL = 500, 24, 200
+NUM_TRAIN, NUM_CHECK, NUM_EVAL = 1000, 24, 200
 NO_COLOR_SHARE = 0.2
-INVENTED_SHARE = 0.5
 
 COLORED = (
     "Please send {n} {color} {item} to {place}. Thanks, {who}",
@@ -52,7 +50,7 @@ def row(words: Words, draw: random.Random) -> dict[str, Any]:
 
 def main() -> None:
     draw = random.Random(0)
-    seen, held_out = split_words(draw, INVENTED_SHARE)
+    seen, held_out = split_words(draw)
     num_train = int(sys.argv[1]) if len(sys.argv) > 1 else NUM_TRAIN
     for name, words, count in (
         ("eval", held_out, NUM_EVAL), ("check", seen, NUM_CHECK), ("train", seen, num_train),

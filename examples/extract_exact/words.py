@@ -62,21 +62,9 @@ LAST_NAMES = (
 )  # fmt: skip
 
 
-ONSETS = (
-    "b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pr",
-    "qu", "r", "s", "sh", "st", "t", "tr", "v", "w", "y", "z", "",
-)  # fmt: skip
-VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ou", "y")
-CODAS = ("", "", "", "n", "r", "l", "s", "m", "nd", "rt", "ck", "ng", "x", "lt")
-
-
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the names in the rows of one file are made of.
-
-    `invented_share` of the words are made up on the spot instead: of some dozens of words a model
-    learns how each goes on, of a word that it never sees again only how to copy it.
-    """
+    """What the names in the rows of one file are made of."""
 
     qualities: Sequence[str] = QUALITIES
     things: Sequence[str] = THINGS
@@ -86,45 +74,32 @@ class Words:
     streets: Sequence[str] = STREETS
     first_names: Sequence[str] = FIRST_NAMES
     last_names: Sequence[str] = LAST_NAMES
-    invented_share: float = 0.0
 
     def item(self, draw: random.Random) -> str:
         """ "umbrellas" or "folding chairs"."""
-        thing = self._word(self.things, draw)
-        return thing if draw.random() < 0.2 else f"{self._word(self.qualities, draw)} {thing}"
+        thing = draw.choice(self.things)
+        return thing if draw.random() < 0.2 else f"{draw.choice(self.qualities)} {thing}"
 
     def place(self, draw: random.Random) -> str:
         """ "the north office", "gate 4" or "12 Mill Street"."""
         kind = draw.choice(("site", "site", "number", "street"))
         if kind == "site":
-            return f"the {self._word(self.sites, draw)} {self._word(self.buildings, draw)}"
+            return f"the {draw.choice(self.sites)} {draw.choice(self.buildings)}"
         number = draw.randint(2, 40)
         if kind == "number":
-            return f"{self._word(self.numbered, draw)} {number}"
-        return f"{number} {self._word(self.streets, draw)} Street"
+            return f"{draw.choice(self.numbered)} {number}"
+        return f"{number} {draw.choice(self.streets)} Street"
 
     def person(self, draw: random.Random) -> str:
-        return f"{self._word(self.first_names, draw)} {self._word(self.last_names, draw)}"
-
-    def _word(self, known: Sequence[str], draw: random.Random) -> str:
-        """One of `known`, or an invented one that looks like it."""
-        word = draw.choice(known)
-        if not self.invented_share or draw.random() >= self.invented_share:
-            return word
-        invented = "".join(
-            draw.choice(ONSETS) + draw.choice(VOWELS) + draw.choice(CODAS)
-            for _ in range(draw.randint(1, 3))
-        )
-        invented += "s" if known is self.things else ""
-        return invented.title() if word.istitle() else invented
+        return f"{draw.choice(self.first_names)} {draw.choice(self.last_names)}"
 
 
-def split_words(draw: random.Random, invented_share: float) -> tuple[Words, Words]:
-    """Words for training, some of them invented, and words that only held-out rows have."""
+def split_words(draw: random.Random) -> tuple[Words, Words]:
+    """Words for training, and words that only held-out rows have."""
     seen, held_out = {}, {}
-    for name in (field.name for field in fields(Words) if field.name != "invented_share"):
-        words = getattr(Words(), name)
+    for field in fields(Words):
+        words = getattr(Words(), field.name)
         shuffled = draw.sample(words, len(words))
         held = round(HELD_OUT_SHARE * len(words))
-        held_out[name], seen[name] = shuffled[:held], shuffled[held:]
-    return Words(**seen, invented_share=invented_share), Words(**held_out)
+        held_out[field.name], seen[field.name] = shuffled[:held], shuffled[held:]
+    return Words(**seen), Words(**held_out)
