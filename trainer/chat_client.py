@@ -1,4 +1,4 @@
-"""One chat after another with a model behind any OpenAI-compatible endpoint."""
+"""Chats with a model behind any OpenAI-compatible endpoint."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ class ChatClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def ask(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The answer's text; "" where it has none. A connection each, so that none is left open.
+        """The answer's text; "" where it has none. A connection each, so that none is left open
+        and threads may ask at once.
 
         Raises `EvaluationError` when the endpoint can't be reached or refuses.
         """

@@ -1,6 +1,7 @@
 """Greedy answers to many prompts: by the model itself, in batches, or by a running server."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from adapters.base.loading import LoadedBase
@@ -13,6 +14,9 @@ from trainer.samples import greedy_answers
 
 BATCH_PROMPTS = 8
 """Prompts answered together; they are sorted by length, so that little is padding."""
+
+SERVER_REQUESTS = 8
+"""Requests that a server has at once: it batches them."""
 
 
 def answer_prompts(
@@ -45,4 +49,9 @@ def answers_from_server(
     Raises `EvaluationError` when it can't be reached or refuses.
     """
     client = ChatClient(url, model, api_key, max_tokens=max_tokens)
-    return [client.ask(as_messages(e.conversation.prompt)).strip() for e in examples]
+    asking = [as_messages(example.conversation.prompt) for example in examples]
+    pool = ThreadPoolExecutor(SERVER_REQUESTS)
+    try:
+        return [answer.strip() for answer in pool.map(client.ask, asking)]
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first error ends it: ask nothing more

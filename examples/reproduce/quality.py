@@ -39,6 +39,9 @@ def main() -> None:
         "float32 for full,",
         "NF4 for the others. So short a run shows that they work and what they cost, not what they "
         "end at.",
+        "rslora equals qlora here: its default alpha, 2 sqrt(r), gives the same scale of 2 at one "
+        "rank; it is for",
+        "ranks that change.",
         "",
         "| method | seeds | base's loss | loss | change | trainable | of all |",
         "|---|---|---|---|---|---|---|",

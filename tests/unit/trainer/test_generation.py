@@ -1,0 +1,39 @@
+"""Answers of a running server: several asked for at once, each at its own place."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.unit.trainer.endpoint import chat_endpoint
+from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn
+from trainer.data.examples import Example
+from trainer.errors import EvaluationError
+from trainer.generation import SERVER_REQUESTS, answers_from_server
+from trainer.labels import LabelledRow
+
+
+def examples(count: int) -> list[Example]:
+    row = LabelledRow((1, 2), (False, True))
+    return [
+        Example(Conversation((Turn(USER, f"question {i}"), Turn(ASSISTANT, "so"))), row)
+        for i in range(count)
+    ]
+
+
+def test_a_server_is_asked_for_several_at_once_and_answers_keep_their_places() -> None:
+    together = threading.Barrier(SERVER_REQUESTS, timeout=30)
+
+    def reply(body: dict[str, Any]) -> str:
+        together.wait()  # nobody is answered before all of them have asked
+        return f" to {body['messages'][-1]['content']} "
+
+    asked = examples(2 * SERVER_REQUESTS)
+    with chat_endpoint(reply) as endpoint:
+        answers = answers_from_server(endpoint.url, "sql", None, asked, 8)
+    assert answers == [f"to question {i}" for i in range(len(asked))]
+
+
+def test_the_first_refusal_ends_it() -> None:
+    with pytest.raises(EvaluationError, match="can't be asked as sql"):
+        answers_from_server("http://127.0.0.1:1", "sql", None, examples(50), 8)
