@@ -168,10 +168,10 @@ def test_a_version_is_asked_for_as_one_and_read_as_its_run_read(
         )  # fmt: skip
     assert code == 0, text
     assert server.models == {base.name, "sql@1"}
-    assert server.bodies[0]["messages"] == [
+    assert [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Was ist 0?"},
-    ]
+    ] in [body["messages"] for body in server.bodies]
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert report["figures"]["sql@1"]["exact_match"] == pytest.approx(100 / 3)
 
