@@ -5,6 +5,7 @@ per request and only the text goes through JSON.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -186,7 +187,7 @@ def whole_choice(
     return written
 
 
-class ChunkedFormat:
+class ChunkedFormat(ABC):
     """What chat and text completions have in common as an `AnswerFormat`.
 
     A subclass makes `opening`, `delta` and the single whole choices.
@@ -216,6 +217,6 @@ class ChunkedFormat:
             "usage": usage.as_object(),
         }
 
+    @abstractmethod
     def _whole_choice(self, index: int, choice: WholeChoice) -> dict[str, Any]:
         """A choice's object."""
-        raise NotImplementedError
