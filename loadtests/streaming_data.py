@@ -70,7 +70,7 @@ def prepare(path: Path, base: str) -> Prepared:
     import yaml
     from rich.console import Console
 
-    from adapters.base.host_memory import map_large_blocks
+    from adapters.base.host_memory import save_host_memory
     from adapters.base.loading import load_tokenizer
     from adapters.base.reference import resolve_base
     from trainer.config_loading import load_config
@@ -80,7 +80,7 @@ def prepare(path: Path, base: str) -> Prepared:
     from trainer.peak_memory import memory_bytes, peak_bytes
     from trainer.quiet import quiet_libraries
 
-    map_large_blocks()
+    save_host_memory()
     quiet_libraries()
     config = path.with_suffix(".yaml")
     document = {"name": "big", "base": base, "data": {"train": path.name, "streaming": True}}

@@ -107,7 +107,8 @@ def make_plan(config: TrainerConfig, rows: Sequence[Sized], num_processes: int =
         gradient_accumulation=accumulation,
         num_processes=num_processes,
         num_steps=num_steps,
-        warmup_steps=math.ceil(training.warmup_share * num_steps),
+        # A rate of zero is where warm-up begins: the last step is never part of it.
+        warmup_steps=min(math.ceil(training.warmup_share * num_steps), num_steps - 1),
         eval_steps=_eval_steps(config.evaluation.every, layout, per_step, num_steps),
         padding_share=share,
         packing=packing,

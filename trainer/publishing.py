@@ -7,6 +7,7 @@ from adapters.errors import AdapterNotFoundError
 from adapters.inspection import inspect_adapter
 from adapters.manifest import Manifest
 from adapters.store import AdapterStore, StoredAdapter
+from adapters.tensor_values import check_values
 from trainer.config import PublishSection
 from trainer.run_folder import RunFolder
 
@@ -23,8 +24,10 @@ def publish_adapter(
     """Copy the run's adapter into the store as a new version, whole or not at all.
 
     What the manifest says of method and rank is read from the files. With `publish.keep` older
-    versions are removed afterwards, never one that the name points at.
+    versions are removed afterwards, never one that the name points at. Raises `InspectionError` for
+    an adapter that no server would load: not finite, or a LoRA without effect.
     """
+    check_values(folder.adapter)
     if folder.loss_curve.is_file():
         shutil.copyfile(folder.loss_curve, folder.adapter / folder.loss_curve.name)
     inspection = inspect_adapter(folder.adapter)

@@ -31,12 +31,12 @@ def record_of(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(file: Path, overrides: Sequence[str]) -> None:
-    from adapters.base.host_memory import map_large_blocks
+    from adapters.base.host_memory import save_host_memory
     from trainer.config_loading import load_config
     from trainer.quiet import quiet_libraries
 
     loaded = load_config(CONFIG, overrides)
-    map_large_blocks()
+    save_host_memory()
     quiet_libraries()
     from rich.console import Console
 

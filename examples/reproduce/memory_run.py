@@ -46,11 +46,11 @@ def write_conversations(path: Path, turns: int) -> None:
 
 
 def _run(turns: int, overrides: Sequence[str]) -> MemoryRun:
-    from adapters.base.host_memory import map_large_blocks
+    from adapters.base.host_memory import save_host_memory
     from trainer.config_loading import load_config
     from trainer.quiet import quiet_libraries
 
-    map_large_blocks()
+    save_host_memory()
     quiet_libraries()
     from rich.console import Console
 

@@ -15,11 +15,11 @@ BATCH_TOKENS = 1024
 
 
 def main() -> None:
-    from adapters.base.host_memory import map_large_blocks
+    from adapters.base.host_memory import save_host_memory
     from trainer.config_loading import load_config
     from trainer.quiet import quiet_libraries
 
-    map_large_blocks()
+    save_host_memory()
     quiet_libraries()
     from adapters.base.loading import load_base
     from adapters.base.quantization import QuantizationSpec

@@ -76,7 +76,7 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     import yaml
     from rich.console import Console
 
-    from adapters.base.host_memory import map_large_blocks
+    from adapters.base.host_memory import save_host_memory
     from trainer.config_loading import load_config
     from trainer.evaluations import Measurement
     from trainer.history import History
@@ -88,7 +88,7 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     from trainer.run_folder import create_run_folder
     from trainer.task import make_task
 
-    map_large_blocks()
+    save_host_memory()
     quiet_libraries()
     folder = Path(spec.folder)
     document = {

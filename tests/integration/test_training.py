@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from adapters.base.loading import load_base
 from adapters.base.quantization import NF4
+from adapters.errors import InspectionError
 from adapters.names import AdapterRef, parse_ref
 from adapters.store import AdapterStore
 from tests.unit.trainer.tiny import ENDLESS, save_tiny_base
@@ -166,6 +167,16 @@ def test_the_best_evaluation_is_what_is_published(base: Path, tmp_path: Path) ->
     measured = [record["eval_loss"] for record in history if "eval_loss" in record]
     assert min(measured) < measured[-1]
     assert result.eval_loss == pytest.approx(min(measured), rel=0.05)
+
+
+@pytest.mark.slow
+def test_an_adapter_without_effect_is_not_published(base: Path, tmp_path: Path) -> None:
+    path = write_example(tmp_path, base)
+    # Less than float32 holds: lora_B stays at zero.
+    idle = [*QUICK, "--training.learning_rate", "1e-60", "--publish.gate", "none"]
+    with pytest.raises(InspectionError, match="no effect"):
+        run(load_config(path, idle), tmp_path)
+    assert not (tmp_path / "store" / "polite").exists()
 
 
 @pytest.mark.slow

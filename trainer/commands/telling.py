@@ -17,10 +17,10 @@ EXIT_INTERRUPTED = 130
 def load_libraries(console: Console) -> None:
     """Import what takes seconds, and keep it quiet."""
     with console.status("loading libraries"):
-        from adapters.base.host_memory import map_large_blocks
+        from adapters.base.host_memory import save_host_memory
         from trainer.quiet import quiet_libraries
 
-        map_large_blocks()
+        save_host_memory()
         quiet_libraries()
 
 

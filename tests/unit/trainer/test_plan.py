@@ -49,6 +49,12 @@ def test_max_steps_cuts_the_plan() -> None:
     assert "max_steps ends the run after 6 steps" in plan.notes
 
 
+def test_the_last_step_is_not_warm_up() -> None:
+    only = config(epochs=1, batch_tokens=5000, warmup_share=0.9)
+    assert make_plan(only, rows(40)).num_steps == 1
+    assert make_plan(only, rows(40)).warmup_steps == 0
+
+
 def test_batch_holds_the_longest_row() -> None:
     long = LabelledRow((1,) * 9000, (True,) * 9000)
     assert make_plan(config(), [long, *rows(3)]).batch_tokens == 9000
