@@ -1,6 +1,6 @@
 """Chats with a model behind any OpenAI-compatible endpoint."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,20 +18,25 @@ class ChatClient:
         self._max_tokens = max_tokens
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def ask(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The answer's text; "" where it has none. A connection each, so that none is left open
-        and threads may ask at once.
+    def ask(
+        self, messages: Sequence[dict[str, Any]], schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """The answer's text, JSON by `schema` where one is given; "" where it has none.
 
+        A connection each, so that none is left open and threads may ask at once.
         Raises `EvaluationError` when the endpoint can't be reached or refuses.
         """
         import httpx
 
-        body = {
+        body: dict[str, Any] = {
             "model": self._model,
             "messages": list(messages),
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
+        if schema is not None:
+            named = {"name": "answer", "strict": True, "schema": dict(schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         with self._explaining():
             response = httpx.post(
                 f"{self._base}/v1/chat/completions",

@@ -80,7 +80,9 @@ def measuring_for(
     judged = set(JUDGED) & set(section.metrics)
     if judged and asked.url is not None and asked.model is not None:
         key = os.environ.get(asked.api_key_env)
-        ask = chat(asked.url, asked.model, key, max_tokens=_JUDGE_TOKENS)
+        ask = chat(
+            asked.url, asked.model, key, max_tokens=_JUDGE_TOKENS, held_to_form=asked.held_to_form
+        )
     return Measuring(
         metrics=section.metrics,
         answer_tokens=section.answer_tokens,

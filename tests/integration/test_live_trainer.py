@@ -2,7 +2,7 @@
 
 A real `server` process with API keys serves a tiny base; `yes` answers "yes", `critic` was
 trained on what a judge is asked and rates everything with 7, and the base itself, being random,
-says nothing that is a rating.
+says nothing that is a rating unless it is held to the form of one.
 """
 
 import json
@@ -24,7 +24,8 @@ from tests.unit.trainer.tiny import save_tiny_base
 from trainer.cli import app
 from trainer.config_loading import load_config
 from trainer.errors import EvaluationError
-from trainer.metrics.judge import Question, chat, judge
+from trainer.metrics import judge as judging
+from trainer.metrics.judge import Form, Question, chat, judge
 from trainer.parity import NEAR_TIE, verify_served
 from trainer.running import RunResult, run_training
 
@@ -71,7 +72,7 @@ def judged_prompts() -> list[str]:
     """What a judge is asked about answers of many kinds, good and bad ones."""
     prompts: list[str] = []
 
-    def note(prompt: str) -> str:
+    def note(prompt: str, form: Form) -> str:
         prompts.append(prompt)
         return ""
 
@@ -180,10 +181,14 @@ def test_eval_asks_the_server_for_answers_and_verdicts(
     figures = report["figures"]["yes@1"]
     assert "judge" not in figures, "a random model's words are counted, and no rating is made up"
     assert (figures["judge_rated"], figures["judge_unparseable"]) == (0, 2)
+    code, text = invoke(*asked, "--judge-model", Path(live.base).name, "--judge-held-to-form")
+    assert code == 0, text
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert report["figures"]["yes@1"]["judge_rated"] == 2, "held to the form, noise is a rating"
 
 
 def test_a_judge_that_is_refused_is_told(live: Live) -> None:
     with pytest.raises(EvaluationError, match=r"refused to answer as critic.*key"):
-        chat(live.url, "critic", None, max_tokens=4)("Hello")
+        chat(live.url, "critic", None, max_tokens=4)("Hello", judging.RATING)
     with pytest.raises(EvaluationError, match=r"refused to answer as nobody.*nobody"):
-        chat(live.url, "nobody", live.key, max_tokens=4)("Hello")
+        chat(live.url, "nobody", live.key, max_tokens=4)("Hello", judging.RATING)

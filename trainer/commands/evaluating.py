@@ -50,6 +50,14 @@ def evaluate(
     judge_key_env: Annotated[
         str, typer.Option(help="The variable that holds the judge's key.")
     ] = "OPENAI_API_KEY",
+    judge_held_to_form: Annotated[
+        bool,
+        typer.Option(
+            "--judge-held-to-form",
+            help="Replies are verdicts alone, by a JSON schema; the judge's endpoint has to know "
+            "structured outputs.",
+        ),
+    ] = False,
     questions: Annotated[
         Path | None,
         typer.Option(help="MT-Bench questions for the judge; default: the held-out rows."),
@@ -65,6 +73,7 @@ def evaluate(
             metrics, max_rows, answer_tokens, language,
             JudgeSection(
                 url=judge_url, model=judge_model, api_key_env=judge_key_env,
+                held_to_form=judge_held_to_form,
                 questions=None if questions is None else str(questions),
             ),
         )  # fmt: skip
@@ -151,6 +160,7 @@ def _section(
             for option, value in (
                 ("--judge-url", judge.url),
                 ("--judge-model", judge.model),
+                ("--judge-held-to-form", judge.held_to_form or None),
                 ("--questions", judge.questions),
             )
             if value is not None

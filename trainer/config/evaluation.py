@@ -20,6 +20,10 @@ class JudgeSection(Section):
     api_key_env: str = Field(
         default="OPENAI_API_KEY", description="the variable that holds the key; never the key"
     )
+    held_to_form: bool = Field(
+        default=False,
+        description="replies are verdicts alone, by a JSON schema (structured outputs)",
+    )
     questions: str | None = Field(
         default=None,
         description="JSONL of MT-Bench questions, relative to the config; default held-out prompts",

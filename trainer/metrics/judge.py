@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.chat_client import ChatClient
 from trainer.errors import DataError
@@ -36,8 +37,35 @@ _PATTERNS = tuple(
 )
 """From the form that was asked for to what small judges write instead; the last match counts."""
 
-Ask = Callable[[str], str]
-"""A prompt to the judge's reply."""
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a judge that is held to a form may say: an object with one key and one of `values`."""
+
+    key: str
+    values: tuple[str | int, ...]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As a JSON schema."""
+        return {
+            "type": "object",
+            "properties": {self.key: {"enum": list(self.values)}},
+            "required": [self.key],
+            "additionalProperties": False,
+        }
+
+    @property
+    def request(self) -> str:
+        """What the judge is told of it, behind a prompt that asks for something else."""
+        values = ", ".join(map(json.dumps, self.values))
+        return f'Give no reason and no other form, only {{"{self.key}": ...}} with one of {values}.'
+
+
+Ask = Callable[[str, Form], str]
+"""A prompt, and the form that an answer may be held to, to the judge's reply."""
+
+RATING = Form("rating", tuple(range(_LOWEST, _HIGHEST + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +140,8 @@ def judge(questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> Ju
 
 def _verdict(question: Question, answer: str, ask: Ask) -> Verdict:
     reference = f"\n[Reference answer]\n{question.reference}\n" if question.reference else ""
-    reply = ask(_PROMPT.format(question=question.text, answer=answer, reference=reference))
+    prompt = _PROMPT.format(question=question.text, answer=answer, reference=reference)
+    reply = ask(prompt, RATING)
     return Verdict(parse_rating(reply), reply)
 
 
@@ -125,10 +154,21 @@ def parse_rating(reply: str) -> float | None:
     return None
 
 
-def chat(url: str, model: str, api_key: str | None, *, max_tokens: int) -> Ask:
+def chat(
+    url: str, model: str, api_key: str | None, *, max_tokens: int, held_to_form: bool = False
+) -> Ask:
     """Asks `model` at the OpenAI-compatible endpoint `url` (with or without `/v1`), greedily.
 
-    The function raises `EvaluationError` when the endpoint can't be reached or refuses.
+    `held_to_form` asks for a structured output (`response_format` with a JSON schema), so that each
+    reply is a verdict. The function raises `EvaluationError` when the endpoint can't be reached or
+    refuses.
     """
     client = ChatClient(url, model, api_key, max_tokens=max_tokens)
-    return lambda prompt: client.ask([{"role": "user", "content": prompt}])
+
+    def ask(prompt: str, form: Form) -> str:
+        if not held_to_form:
+            return client.ask([{"role": "user", "content": prompt}])
+        message = {"role": "user", "content": f"{prompt}\n\n{form.request}"}
+        return client.ask([message], schema=form.schema)
+
+    return ask

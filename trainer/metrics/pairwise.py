@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trainer.metrics.judge import Ask, Question
+from trainer.metrics.judge import Ask, Form, Question
 
 _PROMPT = """Two assistants answered the question. Decide which answer is better: more helpful, \
 relevant, accurate and detailed. Neither the order of the answers nor their length may influence \
@@ -26,8 +26,11 @@ you. Give a short reason, then end with the verdict in exactly this form: [[A]] 
 {second}
 [End]"""
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.IGNORECASE)
+_IN_FORM = re.compile(r'\{\s*"verdict"\s*:\s*"([ABC])"\s*\}')
 _BARE = re.compile(r"\W*([ABC])\W*", re.IGNORECASE)
 _SWAPPED = {"A": "B", "B": "A", "C": "C"}
+
+VERDICT = Form("verdict", ("A", "B", "C"))
 
 
 class Outcome(StrEnum):
@@ -75,7 +78,7 @@ def tally(duels: Sequence[Duel]) -> dict[str, float]:
 def parse_verdict(reply: str) -> str | None:
     """A, B or C; None where the reply has no verdict, or several that differ."""
     found = {letter.upper() for letter in _VERDICT.findall(reply)}
-    bare = _BARE.fullmatch(reply)
+    bare = _BARE.fullmatch(reply) or _IN_FORM.fullmatch(reply.strip())
     if not found and bare:
         found = {bare[1].upper()}
     return found.pop() if len(found) == 1 else None
@@ -93,7 +96,8 @@ def _duel(question: Question, answer: str, opponent: str, ask: Ask) -> Duel:
                 else "",
                 first=first,
                 second=second,
-            )
+            ),
+            VERDICT,
         )
         for first, second in ((answer, opponent), (opponent, answer))
     )

@@ -2,14 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
+from tests.unit.trainer.endpoint import chat_endpoint
 from trainer.errors import DataError
 from trainer.metrics.bleu import bleu
 from trainer.metrics.exact_match import exact_match
-from trainer.metrics.judge import Question, judge, parse_rating, read_questions
+from trainer.metrics.judge import (
+    RATING,
+    Form,
+    Question,
+    chat,
+    judge,
+    parse_rating,
+    read_questions,
+)
 from trainer.metrics.language import detect_language
+from trainer.metrics.pairwise import VERDICT, Outcome, compare_pairs
 from trainer.metrics.rouge import rouge
 
 
@@ -62,7 +74,7 @@ def test_ratings_are_read_robustly_and_never_guessed(reply: str, rating: float |
 def test_judge_counts_what_it_cannot_read() -> None:
     asked: list[str] = []
 
-    def ask(prompt: str) -> str:
+    def ask(prompt: str, form: Form) -> str:
         asked.append(prompt)
         return {1: "Rating: [[4]]", 2: "no idea", 3: "Rating: [[8]]"}[len(asked)]
 
@@ -70,7 +82,30 @@ def test_judge_counts_what_it_cannot_read() -> None:
     assert (judgement.mean, judgement.num_rated, judgement.num_unparseable) == (6, 2, 1)
     assert "[Reference answer]\nref" in asked[0]
     assert "Reference" not in asked[1]
-    assert judge([Question("q")], ["a"], lambda _: "hm").mean is None
+    assert judge([Question("q")], ["a"], lambda *_: "hm").mean is None
+
+
+@pytest.mark.parametrize("held_to_form", [False, True])
+def test_a_judge_may_be_held_to_a_form(held_to_form: bool) -> None:
+    forms = {"rating": '{"rating": 7}', "verdict": '{"verdict":"A"}'}
+
+    def reply(body: dict[str, Any]) -> str:
+        if "response_format" not in body:
+            return "I like both."
+        schema = body["response_format"]["json_schema"]["schema"]
+        (key,) = schema["required"]
+        jsonschema.validate(json.loads(forms[key]), schema)
+        assert body["messages"][0]["content"].endswith(
+            {"rating": RATING, "verdict": VERDICT}[key].request
+        )
+        return forms[key]
+
+    with chat_endpoint(reply) as endpoint:
+        ask = chat(endpoint.url, "j", None, max_tokens=9, held_to_form=held_to_form)
+        judgement = judge([Question("q")], ["a"], ask)
+        (duel,) = compare_pairs([Question("q")], ["a"], ["b"], ask)
+    assert judgement.mean == (7 if held_to_form else None)
+    assert duel.outcome == (Outcome.INCONSISTENT if held_to_form else Outcome.UNREADABLE)
 
 
 def test_mt_bench_questions(tmp_path: Path) -> None:
