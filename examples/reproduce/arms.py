@@ -16,13 +16,20 @@ LEARNING_RATES = {
 }
 """LoRA's usual 2e-4 is for thousands of steps, not thirty; full fine-tuning wants a tenth of it."""
 
-COMPARED = ("full", "lora", "qlora")
+VARIANTS = {
+    "qlora from LoftQ": ("qlora", "--lora.init", "loftq"),
+    "qlora rank 4": ("qlora", "--lora.r", "4"),
+}
+"""A method with other settings."""
+
+COMPARED = ("full", "lora", "qlora", *VARIANTS)
 SIDE_BY_SIDE = (
     "qlora", "rslora", "dora", "adalora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning",
 )  # fmt: skip
 
 
-def overrides(method: str, seed: int = 0) -> tuple[str, ...]:
-    """The command line of one run."""
+def overrides(arm: str, seed: int = 0) -> tuple[str, ...]:
+    """The command line of one run of a method or a variant."""
+    method, *more = VARIANTS.get(arm, (arm,))
     rate = LEARNING_RATES[method]
-    return ("--method", method, "--seed", str(seed), "--training.learning_rate", rate)
+    return ("--method", method, "--seed", str(seed), "--training.learning_rate", rate, *more)

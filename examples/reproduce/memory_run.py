@@ -1,6 +1,7 @@
-"""One short training in a process of its own: its predicted and its measured peak of memory."""
+"""One training in a process of its own: its predicted and its measured peak of memory."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,9 @@ from pathlib import Path
 STEPS = 3
 """The optimiser's moments are there after the first; the third shows what stays."""
 
-POLITE = Path(__file__).resolve().parent.parent / "polite" / "train.jsonl"
+EXAMPLES = Path(__file__).resolve().parent.parent
+POLITE = EXAMPLES / "polite" / "train.jsonl"
+_PEAK = re.compile(r"peak memory: predicted ([\d.]+) GB, measured ([\d.]+) GB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,18 @@ def measure(overrides: Sequence[str], turns: int) -> MemoryRun:
     command = [sys.executable, str(Path(__file__).resolve()), str(turns), *overrides]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return MemoryRun(**json.loads(finished.stdout.splitlines()[-1]))
+
+
+def measure_example(name: str) -> MemoryRun:
+    """A whole `trainer run` of `examples/NAME`, as its last lines tell it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "trainer", "run", str(EXAMPLES / name / "config.yaml")]
+        command += ["--store", f"{folder}/store", "--runs", f"{folder}/runs"]
+        finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = _PEAK.search(" ".join(finished.stdout.split()))
+    assert found is not None, finished.stdout
+    predicted, measured = (round(float(text) * 1e9) for text in found.groups())
+    return MemoryRun(predicted, measured)
 
 
 def write_conversations(path: Path, turns: int) -> None:
