@@ -32,6 +32,9 @@ def holes_of_training(
         # PEFT makes an adapter's output in float32, scales it, and adds it to the base's.
         matched = match_modules(config, shape.linears)
         total += sum(_in_heap(4 * size.tokens * outputs) for _, outputs in matched.values())
+        if config.lora.dropout > 0 and element_bytes < 4:
+            # Its input in float32 is what dropout reads, and nobody after it.
+            total += sum(_in_heap(4 * size.tokens * inputs) for inputs, _ in matched.values())
     return total // layers if config.training.gradient_checkpointing else total
 
 
