@@ -18,6 +18,7 @@ LEARNING_RATES = {
 
 VARIANTS = {
     "qlora from LoftQ": ("qlora", "--lora.init", "loftq"),
+    "qlora from QERA": ("qlora", "--lora.init", "qera"),
     "qlora rank 4": ("qlora", "--lora.r", "4"),
 }
 """A method with other settings."""

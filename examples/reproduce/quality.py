@@ -97,7 +97,12 @@ def aims(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[str]:
     return ["## Aims", "", *lines, "", *_WHY]
 
 
-_AIMS = (("qlora", "lora", 0.02), ("qlora from LoftQ", "lora", 0.02), ("lora", "full", 0.03))
+_AIMS = (
+    ("qlora", "lora", 0.02),
+    ("qlora from LoftQ", "lora", 0.02),
+    ("qlora from QERA", "lora", 0.02),
+    ("lora", "full", 0.03),
+)
 
 _WHY = (
     "QLoRA stays above LoRA by what NF4 costs a model this small: its base begins 7.5 % higher",

@@ -12,6 +12,7 @@ from trainer.config.evaluation import JUDGED
 from trainer.config.method import (
     LORA_FAMILY,
     PROMPT_FAMILY,
+    QUANTIZATION_INITS,
     SECTION_METHODS,
     LoraSection,
     PromptSection,
@@ -69,7 +70,7 @@ def _lora(document: Mapping[str, Any], method: str) -> list[str]:
     init = _get(document, "lora", "init")
     dora = method == "dora" or _get(document, "lora", "use_dora") is True
     taken_out = isinstance(init, str) and init.startswith(("pissa", "olora", "corda"))
-    changed = taken_out or init == "loftq"
+    changed = taken_out or init in QUANTIZATION_INITS
     if changed and dora:
         problems.append(
             f"lora.init: {init} starts with a B that isn't zero, and DoRA's magnitudes are those "
@@ -100,9 +101,9 @@ def _lora(document: Mapping[str, Any], method: str) -> list[str]:
         problems.append(
             "lora.init: PEFT's orthogonal start needs an unquantised base; use method lora"
         )
-    if init == "loftq" and not quantized:
+    if init in QUANTIZATION_INITS and not quantized:
         problems.append(
-            "lora.init: loftq makes up for the quantisation of the base, and this base isn't "
+            f"lora.init: {init} makes up for the quantisation of the base, and this base isn't "
             "quantised; use default"
         )
     return problems

@@ -16,7 +16,10 @@ Method = Literal[
 LORA_FAMILY: frozenset[Method] = frozenset({"lora", "qlora", "rslora", "dora", "adalora"})
 PROMPT_FAMILY: frozenset[Method] = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning"})
 
-_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "corda", "loftq", "eva")
+_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "corda", "loftq", "qera", "eva")
+QUANTIZATION_INITS = frozenset({"loftq", "qera"})
+"""Those that begin at what the quantisation of the base lost."""
+
 _PISSA_NITER = re.compile(r"pissa_niter_\d{1,3}")
 
 
@@ -56,7 +59,8 @@ class LoraSection(Section):
     init: Annotated[str, AfterValidator(_is_an_init)] = Field(
         default="default",
         description="how A and B begin: default, gaussian, orthogonal, pissa, pissa_niter_N, "
-        "olora, corda, loftq, eva; the published adapter is relative to the plain base with each",
+        "olora, corda, loftq, qera, eva; the published adapter is relative to the plain base "
+        "with each",
     )
     rank_pattern: dict[str, Rank] = Field(
         default_factory=dict, description="other ranks for some modules: name or regex -> rank"

@@ -11,9 +11,11 @@ from adapters.base.loading import LoadedBase
 from adapters.base.modules import linear_modules
 from trainer.collator import collate_rows
 from trainer.config import TrainerConfig
+from trainer.config.method import QUANTIZATION_INITS
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.methods.adalora import AdaloraTuning
+from trainer.methods.calibration import CALIBRATION_ROWS
 from trainer.methods.lean_lora import make_lora_lean
 from trainer.methods.peft_config import peft_config_for
 from trainer.methods.peft_loading import keep_dtypes
@@ -25,9 +27,6 @@ from trainer.methods.starting_point import (
 )
 from trainer.methods.targets import BaseGeometry
 from trainer.methods.tuning import FullTuning, Tuning
-
-CALIBRATION_ROWS = 64
-"""Rows whose activations EVA (arXiv:2410.07170) and CorDA (arXiv:2406.05223) look at."""
 
 _EVA_BATCH_ROWS = 8
 
@@ -44,7 +43,8 @@ def attach_adapter(
 
     The fresh adapter of a LoRA method changes nothing; one of a prompt method does. The base's
     model is changed in place. `num_steps` are the run's optimiser steps; `rows` are looked at by
-    `lora.init: eva` and `corda` alone. Raises `MethodError` for a base that the method doesn't fit.
+    `lora.init: eva`, `corda` and `qera` alone. Raises `MethodError` for a base that the method
+    doesn't fit.
     """
     model = base.model
     torch.manual_seed(config.seed)
@@ -76,8 +76,9 @@ def attach_adapter(
         _begin_at_text(peft_model, base, config.prompt.init_text)
     if init == "eva":
         _begin_at_activations(peft_model, rows, pad_id)
-    elif init == "loftq":
-        begin_at_quantization_error(peft_model, base.resolved.path)
+    elif init in QUANTIZATION_INITS:
+        calibration = rows[:CALIBRATION_ROWS]
+        begin_at_quantization_error(peft_model, init, base.resolved.path, calibration)
     elif changes_the_base(init):
         begin_at_base(peft_model, init, rows[:CALIBRATION_ROWS])
         return StartedTuning(peft_model, config)

@@ -6,14 +6,12 @@ instruction-previewed mode, with PEFT's scaling and damping.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from trainer.collator import collate_rows
-from trainer.evaluation import evaluating
 from trainer.labels import LabelledRow
+from trainer.methods.calibration import run_rows
 
 _DAMPING = 0.01
 _MAX_INVERSION_ERROR = 0.05
@@ -27,24 +25,11 @@ def input_covariances(
     """
     found: dict[str, torch.Tensor] = {}
 
-    def hook(name: str) -> Any:
-        def add(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            x = args[0].detach().reshape(-1, args[0].shape[-1]).float()
-            x = x / x.max().abs()
-            found[name] = found.get(name, 0) + x.T @ x / len(rows)
+    def add(name: str, x: torch.Tensor) -> None:
+        x = x / x.max().abs()
+        found[name] = found.get(name, 0) + x.T @ x / len(rows)
 
-        return add
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for row in rows:  # one by one: padding would count as text
-                batch = collate_rows([row], pad_id=0)
-                model(input_ids=batch["input_ids"].to(device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_rows(model, layers, rows, add)
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.config import TrainerConfig
+from trainer.config.method import QUANTIZATION_INITS
 from trainer.errors import MethodError
 from trainer.methods.starting_point import changes_the_base
 from trainer.methods.targets import BaseGeometry, Shape, ia3_targets
@@ -39,7 +40,7 @@ def _lora(config: TrainerConfig, is_transposed: bool) -> Any:
     init = lora.init
     # What would change the base, or needs weights that PEFT doesn't have, is written over the
     # plain start afterwards.
-    plain = init == "default" or init == "loftq" or changes_the_base(init)
+    plain = init in ("default", *QUANTIZATION_INITS) or changes_the_base(init)
     return LoraConfig(
         r=lora.r,
         init_lora_weights=True if plain else init,

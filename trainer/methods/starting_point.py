@@ -1,4 +1,4 @@
-"""Where A and B begin when they begin at something of the base: PiSSA, OLoRA, CorDA, LoftQ.
+"""Where A and B begin when they begin at something of the base: PiSSA, OLoRA, CorDA, LoftQ, QERA.
 
 PiSSA (arXiv:2404.02948), OLoRA (arXiv:2406.01775) and CorDA (`corda.py`) take a part of the weight
 out of the base and train it. A server holds the base as it is, so the base stays as it is here
@@ -6,8 +6,8 @@ too: the part that would be taken out is subtracted by a second, frozen adapter,
 published is the difference of the two - a plain LoRA of twice the rank. That is also exact on a
 4-bit base, where taking something out of the weight would need another quantisation.
 
-LoftQ (arXiv:2310.08659) begins at the quantisation's error. The fresh adapter then has an effect,
-which is wanted; nothing need be subtracted.
+LoftQ (arXiv:2310.08659) and QERA (`qera.py`) begin at the quantisation's error. The fresh adapter
+then has an effect, which is wanted; nothing need be subtracted.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from adapters.base.bitsandbytes_import import import_bitsandbytes
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.methods.corda import corda_factors, input_covariances
+from trainer.methods.qera import grouped, input_autocorrelations, output_error_factors
 
 START = "start"
 """The frozen adapter that subtracts what A and B began at."""
@@ -121,33 +122,46 @@ def begin_at_base(peft_model: Any, init: str, rows: Sequence[LabelledRow] = ()) 
             parameter.requires_grad_(False)
 
 
-def begin_at_quantization_error(peft_model: Any, folder: Path) -> None:
-    """Put `default` at what 4 bits lost of the weights in the safetensors files of `folder`."""
+def begin_at_quantization_error(
+    peft_model: Any, init: str, folder: Path, rows: Sequence[LabelledRow] = ()
+) -> None:
+    """Put `default` at what 4 bits lost of the weights in the safetensors files of `folder`.
+
+    `rows` are what QERA looks at; without any it raises `MethodError`.
+    """
     from peft.tuners.lora import LoraLayer
 
-    stored = _StoredWeights(folder)
+    if init == "qera" and not rows:
+        raise MethodError("lora.init: qera looks at the training rows, and there are none")
+    stored = _StoredWeights(folder, init)
     transposed = peft_model.get_base_model().config.model_type == "gpt2"
-    for name, layer in peft_model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        base_layer = layer.get_base_layer()
-        weight = stored.read(f"{name.removeprefix('base_model.model.')}.weight")
-        weight = weight.T if transposed else weight
-        residual = weight.float() - dequantized_weight(base_layer)
-        _set(
-            layer,
-            "default",
-            *residual_factors(residual, layer.r["default"], layer.scaling["default"]),
-        )
+    layers = {n: layer for n, layer in peft_model.named_modules() if isinstance(layer, LoraLayer)}
+    for group in grouped(layers, {n: layer.in_features for n, layer in layers.items()}):
+        seen = {}
+        if init == "qera":
+            inner = {name: layer.get_base_layer() for name, layer in group.items()}
+            seen = input_autocorrelations(peft_model, inner, rows)
+        for name, layer in group.items():
+            weight = stored.read(f"{name.removeprefix('base_model.model.')}.weight")
+            weight = weight.T if transposed else weight
+            exact = dequantized_weight(layer.get_base_layer())
+            residual = weight.float().to(exact.device) - exact
+            rank, scaling = layer.r["default"], layer.scaling["default"]
+            if init == "qera":
+                a, b = output_error_factors(residual, seen.pop(name), rank, scaling)
+            else:
+                a, b = residual_factors(residual, rank, scaling)
+            _set(layer, "default", a, b)
 
 
 class _StoredWeights:
-    """Tensors of a model folder by name."""
+    """Tensors of a model folder by name; `init` is what wants them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, init: str) -> None:
         from safetensors import safe_open
 
         self._folder = folder
+        self._init = init
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
             opened: Any = safe_open(str(path), framework="pt")
@@ -159,8 +173,8 @@ class _StoredWeights:
         path = self._files.get(name) or self._files.get(name.partition(".")[2])
         if path is None:
             raise MethodError(
-                f"lora.init: loftq needs the stored weight {name}, and {self._folder} names its "
-                "weights otherwise; use default"
+                f"lora.init: {self._init} needs the stored weight {name}, and {self._folder} names "
+                "its weights otherwise; use default"
             )
         with safe_open(str(path), framework="pt") as file:
             stored = name if name in self._files else name.partition(".")[2]

@@ -100,6 +100,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         (["--method", "adalora", "--lora.r", "8"], "lora.r: has no effect with method adalora"),
         (["--method", "dora", "--lora.init", "pissa"], "DoRA's magnitudes"),
         (["--method", "lora", "--lora.init", "loftq"], "this base isn't quantised"),
+        (["--method", "lora", "--lora.init", "qera"], "this base isn't quantised"),
         (["--lora.init", "orthogonal"], "needs an unquantised base"),
         (["--lora.init", "pisa"], "lora.init: use one of default, gaussian"),
         (["--quantization.scheme", "none"], "write method: lora"),

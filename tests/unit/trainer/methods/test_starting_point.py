@@ -1,4 +1,4 @@
-"""PiSSA, OLoRA and LoftQ begin where PEFT and the papers have them begin."""
+"""PiSSA, OLoRA, LoftQ and QERA begin where PEFT and the papers have them begin."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from adapters.base.loading import load_base
 from adapters.base.quantization import UNQUANTIZED
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits
 from trainer.labels import LabelledRow
+from trainer.methods import qera
 from trainer.methods.corda import corda_factors, input_covariances
+from trainer.methods.qera import grouped, output_error_factors
 from trainer.methods.starting_point import (
     base_factors,
     dequantized_weight,
@@ -111,6 +113,42 @@ def test_loftq_starts_nearer_to_the_unquantised_weights(tiny_base: Path) -> None
     )
     left = torch.linalg.svdvals(weight - quantized)[16:].norm()  # Eckart-Young
     torch.testing.assert_close((weight - quantized - update).norm(), left, rtol=1e-3, atol=0)
+
+
+def test_qera_is_the_closed_form_of_its_paper() -> None:
+    torch.manual_seed(0)
+    residual, x = torch.randn(40, 24), torch.randn(300, 24) @ torch.randn(24, 24)
+    seen = x.T @ x / 300
+    a, b = output_error_factors(residual, seen, 4, 2.0)
+    torch.testing.assert_close(a.norm(), b.norm())
+    damped = seen.double() + torch.eye(24) * seen.diagonal().mean() * 0.01
+    values, vectors = torch.linalg.eigh(damped)
+    root, inverse = (vectors @ torch.diag(values**p) @ vectors.T for p in (0.5, -0.5))
+    u, s, vh = torch.linalg.svd(residual.double() @ root)
+    theirs = u[:, :4] * s[:4] @ vh[:4] @ inverse
+    torch.testing.assert_close(2.0 * b @ a, theirs.float(), atol=1e-4, rtol=0)
+
+    def left(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (x @ (residual - 2.0 * b @ a).T).norm()
+
+    assert left(a, b) < 0.95 * left(*residual_factors(residual, 4, 2.0))
+
+
+def test_qera_starts_nearer_to_the_unquantised_outputs_than_loftq(tiny_base: Path) -> None:
+    exact = load_base(str(tiny_base), UNQUANTIZED, dtype=torch.float32).model
+    errors = {}
+    for init in ("loftq", "qera"):
+        settings = config(tiny_base, lora={"init": init, "r": 8})
+        tuning = attach(loaded(settings), settings)
+        errors[init] = (logits(tuning.model) - logits(exact)).norm()
+    assert errors["qera"] < errors["loftq"]
+
+
+def test_layers_are_looked_at_in_groups_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qera, "_GROUP_BYTES", 4 * 2 * 8**2)
+    inputs = {"a": 8, "b": 8, "c": 4, "d": 64, "e": 8}
+    groups = [list(group) for group in grouped(dict.fromkeys(inputs), inputs)]
+    assert groups == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
 def test_residual_factors_of_full_rank_are_exact() -> None:

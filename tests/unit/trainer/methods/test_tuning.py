@@ -43,6 +43,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"lora": {"init": "pissa", "r": 4, "rank_pattern": {"q_proj": 2}}}),
     ("qlora", {"lora": {"init": "corda", "r": 4}}),
     ("qlora", {"lora": {"init": "loftq", "r": 4}}),
+    ("qlora", {"lora": {"init": "qera", "r": 4}}),
     ("qlora", {"lora": {"init": "eva", "r": 4}}),
 ]
 
