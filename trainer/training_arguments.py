@@ -108,8 +108,10 @@ def choose_optimizer(wanted: str, device: str) -> str:
     return "adamw_torch"
 
 
-def choose_attention(wanted: str, device: str, dtype: torch.dtype, *, has_flash: bool) -> str:
-    """Flash attention on CUDA where the package is there, else PyTorch's own kernels.
+def choose_attention(
+    wanted: str, device: str, dtype: torch.dtype, *, has_flash: bool
+) -> str | None:
+    """Flash attention on CUDA where the package is there, else None: what the base takes.
 
     Raises `ConfigError` where flash attention is asked for and can't run.
     """
@@ -124,5 +126,5 @@ def choose_attention(wanted: str, device: str, dtype: torch.dtype, *, has_flash:
         )
         raise ConfigError([f"training.attention: flash_attention_2, but {reason}; use auto"])
     if wanted == "auto":
-        return "flash_attention_2" if runs and has_flash else "sdpa"
+        return "flash_attention_2" if runs and has_flash else None
     return wanted

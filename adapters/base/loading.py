@@ -84,14 +84,15 @@ def load_base(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-    attention: str = "sdpa",
+    attention: str | None = None,
     cache_dir: Path | None = None,
 ) -> LoadedBase:
     """Load `reference` with its linear layers in the format of `quantization`.
 
     Embeddings, norms and the output head stay in `dtype` (default: the device's compute dtype).
     The 4-bit codes are bitsandbytes' own, of the stored values: the same bytes wherever this is
-    called and whatever `dtype` is. Raises
+    called and whatever `dtype` is. `attention` is transformers' name; None is torch's own kernel
+    where the architecture takes it (Gemma 2 and Bloom don't), else the plain way. Raises
     `BaseNotFoundError` or `BaseUnreadableError`.
     """
     from transformers import BitsAndBytesConfig
@@ -116,7 +117,7 @@ def _load(
     quantization: QuantizationSpec,
     dtype: torch.dtype,
     device: str,
-    attention: str,
+    attention: str | None,
     options: dict[str, Any],
 ) -> LoadedBase:
     from transformers import AutoModelForCausalLM

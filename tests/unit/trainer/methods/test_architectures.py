@@ -8,12 +8,13 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapters.base.chat_template import ChatTemplate
-from adapters.base.loading import LoadedBase
+from adapters.base.loading import LoadedBase, load_base
 from adapters.base.modules import linear_modules
 from adapters.base.quantization import UNQUANTIZED
 from adapters.base.reference import ResolvedBase
 from tests.unit.model.tiny import CONFIGS, tiny_model
-from tests.unit.trainer.methods.runs import attach, config, logits, train
+from tests.unit.trainer.methods.runs import attach, config, loaded, logits, train
+from tests.unit.trainer.tiny import byte_tokenizer
 from trainer.methods.targets import match_modules
 
 METHODS = ("lora", "dora", "adalora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning")
@@ -58,3 +59,18 @@ def test_every_method_trains_and_reloads(architecture: str, method: str, tmp_pat
     tuning.write(tmp_path, torch.float32)
     fresh = PeftModel.from_pretrained(in_memory(architecture).model, str(tmp_path))
     torch.testing.assert_close(logits(fresh), trained, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("init", ["loftq", "qera"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_base_from_a_folder_is_mended_in_4_bits(
+    architecture: str, init: str, tmp_path: Path
+) -> None:
+    tiny_model(architecture).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    exact = logits(load_base(str(tmp_path), UNQUANTIZED, dtype=torch.float32).model)
+    settings = config(tmp_path, lora={"init": init, "r": 16})
+    base = loaded(settings)
+    lost = (logits(base.model) - exact).norm()
+    left = (logits(attach(base, settings).model) - exact).norm()
+    assert 0 < left < 0.9 * lost
