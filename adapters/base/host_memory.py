@@ -8,7 +8,7 @@ from typing import Any
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 MAPPED_FROM_BYTES = 4 * 1024 * 1024
 
-_PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """oneDNN's own, and that of ideep, through which torch calls it."""
 
 PRIMITIVES_KEPT = 32
@@ -30,7 +30,7 @@ def keep_few_primitives() -> None:
     steps came to hold 1 GB of them. To make one again takes a quarter of a millisecond. Read from
     the environment when torch first multiplies; what the user set there stays.
     """
-    for variable in _PRIMITIVE_CACHES:
+    for variable in PRIMITIVE_CACHES:
         os.environ.setdefault(variable, str(PRIMITIVES_KEPT))
 
 
