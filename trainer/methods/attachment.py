@@ -15,7 +15,7 @@ from trainer.config.method import QUANTIZATION_INITS
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.methods.adalora import AdaloraTuning
-from trainer.methods.calibration import CALIBRATION_ROWS
+from trainer.methods.calibration import calibration_rows
 from trainer.methods.lean_lora import make_lora_lean
 from trainer.methods.peft_config import peft_config_for
 from trainer.methods.peft_loading import keep_dtypes
@@ -77,10 +77,9 @@ def attach_adapter(
     if init == "eva":
         _begin_at_activations(peft_model, rows, pad_id)
     elif init in QUANTIZATION_INITS:
-        calibration = rows[:CALIBRATION_ROWS]
-        begin_at_quantization_error(peft_model, init, base.resolved.path, calibration)
+        begin_at_quantization_error(peft_model, init, base.resolved.path, rows)
     elif changes_the_base(init):
-        begin_at_base(peft_model, init, rows[:CALIBRATION_ROWS])
+        begin_at_base(peft_model, init, rows)
         return StartedTuning(peft_model, config)
     make_lora_lean(peft_model)
     return Tuning(peft_model, config)
@@ -108,9 +107,7 @@ def _begin_at_activations(peft_model: Any, rows: Sequence[LabelledRow], pad_id: 
     """EVA: A begins at the main directions of what each module sees."""
     from peft import initialize_lora_eva_weights
 
-    if not rows:
-        raise MethodError("lora.init: eva looks at the training rows, and there are none")
-    chosen = rows[:CALIBRATION_ROWS]
+    chosen = calibration_rows("eva", rows)
     batches: list[Mapping[str, torch.Tensor]] = []
     for begin in range(0, len(chosen), _EVA_BATCH_ROWS):
         batch = collate_rows(chosen[begin : begin + _EVA_BATCH_ROWS], pad_id)

@@ -8,11 +8,19 @@ import torch
 from torch import nn
 
 from trainer.collator import collate_rows
+from trainer.errors import MethodError
 from trainer.evaluation import evaluating
 from trainer.labels import LabelledRow
 
 CALIBRATION_ROWS = 64
 """Rows that an initialisation looks at."""
+
+
+def calibration_rows(init: str, rows: Sequence[LabelledRow]) -> Sequence[LabelledRow]:
+    """The first of the training rows. Raises `MethodError` when there are none for `init`."""
+    if not rows:
+        raise MethodError(f"lora.init: {init} looks at the training rows, and there are none")
+    return rows[:CALIBRATION_ROWS]
 
 
 def run_rows(

@@ -20,6 +20,7 @@ from torch import nn
 from adapters.base.bitsandbytes_import import import_bitsandbytes
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
+from trainer.methods.calibration import calibration_rows
 from trainer.methods.corda import corda_factors, input_covariances
 from trainer.methods.qera import grouped, input_autocorrelations, output_error_factors
 
@@ -99,10 +100,8 @@ def begin_at_base(peft_model: Any, init: str, rows: Sequence[LabelledRow] = ()) 
     layers = {n: layer for n, layer in peft_model.named_modules() if isinstance(layer, LoraLayer)}
     covariances = {}
     if init == "corda":
-        if not rows:
-            raise MethodError("lora.init: corda looks at the training rows, and there are none")
         inner = {name: layer.get_base_layer() for name, layer in layers.items()}
-        covariances = input_covariances(peft_model, inner, rows)
+        covariances = input_covariances(peft_model, inner, calibration_rows(init, rows))
     peft_config = peft_model.peft_config["default"]
     start_config = type(peft_config)(**{**peft_config.to_dict(), "lora_dropout": 0.0})
     start_config.inference_mode = True
@@ -131,8 +130,8 @@ def begin_at_quantization_error(
     """
     from peft.tuners.lora import LoraLayer
 
-    if init == "qera" and not rows:
-        raise MethodError("lora.init: qera looks at the training rows, and there are none")
+    if init == "qera":
+        rows = calibration_rows(init, rows)
     stored = _StoredWeights(folder, init)
     transposed = peft_model.get_base_model().config.model_type == "gpt2"
     layers = {n: layer for n, layer in peft_model.named_modules() if isinstance(layer, LoraLayer)}
