@@ -8,6 +8,21 @@
 // but the item in its hands, and skips the phases that ended without it. On a machine that also runs
 // the event loop this is the difference between losing a share of the speed and losing a time slice
 // at every barrier.
+//
+// The protocol, and what always holds (tests/unit/native/pool_model.cpp tries every interleaving):
+//  1. A share's phase only ever rises, to the maximum of what was published for it: who loses its core
+//     halfway through opening a phase finds later ones there and must not undo them.
+//  2. Phase p + 1 is published for any share only after all items of p are reported and done_ is zero
+//     again. One thread alone, the one whose report completed p, resets done_ and publishes.
+//  3. Who works in p has seen its own share at p, so p is open: it may publish p for any share that it
+//     finds behind. After one look at every share nothing of p is left to claim.
+//  4. Who left p has its own share above p. So a worker's own share is never behind its phase.
+//  5. When the door is closed nobody is inside, publishers included, and all shares stand at the same
+//     phase with nothing taken. The next call starts from there, and only then may entry_, argument_
+//     and first_phase_ change.
+//  6. Who sleeps has said so before it looked a last time, and who publishes looks for sleepers
+//     afterwards: one of the two sees the other.
+// Phases are compared by their distance, so that they may wrap around: a call may have 2^31 of them.
 #pragma once
 
 #include <atomic>
@@ -18,6 +33,12 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+// A stress build defines this as a forced yield (loadtests/native/pool_yields.h). It stands before
+// each atomic step.
+#ifndef SY_POOL_STEP
+#define SY_POOL_STEP() static_cast<void>(0)
+#endif
 
 class Pool;
 
@@ -38,8 +59,9 @@ class Worker {
     friend class Pool;
     int claim(int owner, uint32_t phase, int num_items);
     bool report(uint32_t phase, int num_finished, int num_items);
+    void raise(int owner, uint32_t phase);
     bool is_over(uint32_t phase) const;
-    static void relax(int spins);
+    void wait(uint32_t phase);
 
     Pool* pool_ = nullptr;
     int id_ = 0;
@@ -69,14 +91,17 @@ class Pool {
     friend class Worker;
     using Entry = void (*)(void*, Worker&);
     // What is left of one thread's share: phase << 32 | items taken. Its owner also learns from it
-    // that a phase is over.
+    // that a phase is over, and may sleep until then.
     struct alignas(64) Share {
         std::atomic<uint64_t> ticket{0};
+        std::atomic<bool> is_owner_asleep{false};
     };
 
     void start(Entry entry, void* argument);
     void serve(int id);
     bool join();
+    void leave();
+    void close();
 
     const int num_threads_;
     std::mutex call_mutex_;
@@ -100,18 +125,16 @@ void Worker::for_each(int num_items, Body&& body) {
         for (int i = 0; i < num_items; ++i) body(i);
         return;
     }
-    constexpr int kSpinsPerLook = 32;  // looking at others' shares slows them down
     const uint32_t phase = phase_++;
-    for (int spins = 0; !is_over(phase); relax(spins++)) {
-        if (spins % kSpinsPerLook != 0) continue;
-        int num_finished = 0;
-        for (int k = 0; k < num_threads; ++k) {
-            const int owner = (id_ + k) % num_threads;
-            for (int i = claim(owner, phase, num_items); i >= 0; i = claim(owner, phase, num_items)) {
-                body(i);
-                ++num_finished;
-            }
+    if (is_over(phase)) return;
+    int num_finished = 0;
+    for (int k = 0; k < num_threads; ++k) {
+        const int owner = (id_ + k) % num_threads;
+        for (int i = claim(owner, phase, num_items); i >= 0; i = claim(owner, phase, num_items)) {
+            body(i);
+            ++num_finished;
         }
-        if (num_finished > 0 && report(phase, num_finished, num_items)) return;
     }
+    if (num_finished > 0 && report(phase, num_finished, num_items)) return;
+    wait(phase);
 }
