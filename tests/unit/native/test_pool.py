@@ -1,4 +1,4 @@
-"""The thread pool: its protocol through every interleaving, and the real one under forced yields."""
+"""The thread pool: every interleaving of its protocol, and the real one under forced yields."""
 
 import itertools
 import shutil
