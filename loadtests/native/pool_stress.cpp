@@ -1,5 +1,5 @@
 // Calls of the pool with phases of 0 to threads + 1 items, every item counted. Arguments: threads,
-// seconds. Prints "calls phases". A call that takes 8 seconds, or an item that was done not once but
+// seconds. Prints "calls phases". A call that takes 4 to 8 seconds, or an item that was done not once but
 // twice or never, ends it with status 1.
 #include <unistd.h>
 
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     std::atomic<int64_t> beat{0};
     std::thread([&] {
         for (int64_t last = -1;;) {
-            std::this_thread::sleep_for(std::chrono::seconds(8));
+            std::this_thread::sleep_for(std::chrono::seconds(4));
             const int64_t now = beat.load();
             if (now == last) {
                 std::printf("HANG after %lld calls\n", static_cast<long long>(now));
