@@ -210,6 +210,7 @@ def _api_settings(config: ServerConfig) -> ApiSettings:
         max_choices=config.max_choices,
         body_seconds=config.body_seconds,
         request_timeout_seconds=config.request_timeout_seconds,
+        share_prefix_cache=config.share_prefix_cache,
         metrics_need_key=config.metrics_need_key,
         log_prompts=config.log_prompts,
         tool_format=None if config.tool_format == "auto" else ToolFormat(config.tool_format),

@@ -1,6 +1,8 @@
-"""Counts HTTP answers."""
+"""Counts HTTP answers; who may see which series."""
 
-from prometheus_client import CollectorRegistry, Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Metric
 from starlette.types import Scope
 
 from server.api.rights import path_template
@@ -22,6 +24,22 @@ class HttpMetrics:
     def count(self, scope: Scope, status: int) -> None:
         """One more answer for the route that `scope` is for."""
         self.requests.labels(route_of(scope), str(status)).inc()
+
+
+class WithoutAdapters:
+    """A registry's series but for those of single adapters: their names are their keys' matter."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """What an encoder asks of a registry."""
+        for metric in self._registry.collect():
+            samples = [sample for sample in metric.samples if "adapter" not in sample.labels]
+            if samples or not metric.samples:
+                shown = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                shown.samples = samples
+                yield shown
 
 
 def route_of(scope: Scope) -> str:
