@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from starlette.types import Scope
 
 from server.api.rights import path_template
@@ -24,6 +24,27 @@ class HttpMetrics:
     def count(self, scope: Scope, status: int) -> None:
         """One more answer for the route that `scope` is for."""
         self.requests.labels(route_of(scope), str(status)).inc()
+
+
+class KeyMetrics:
+    """The series of the keys file on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._valid = Gauge("switchyard_api_keys", "Keys that are valid now", registry=registry)
+        self._is_refused = Gauge(
+            "switchyard_keys_file_refused",
+            "1 while the keys file can't be used and the keys stay as they were",
+            registry=registry,
+        )
+
+    def follow(self, num_keys: int) -> None:
+        """So many keys are valid, as the file says."""
+        self._valid.set(num_keys)
+        self._is_refused.set(0)
+
+    def refuse(self) -> None:
+        """The file can't be used."""
+        self._is_refused.set(1)
 
 
 class WithoutAdapters:

@@ -16,8 +16,8 @@ class ApiSettings:
     streams that run get `shutdown_grace_seconds` to come to their end. A request's body must come
     within `body_seconds`, and its answer be complete `request_timeout_seconds` after it began (None
     for whenever). Keys reuse each other's cached prompts only when `share_prefix_cache`. `/metrics`
-    needs a key when `metrics_need_key`; prompts are logged only when `log_prompts`. `tool_format` is
-    how the model writes tool calls; None finds out from its chat template.
+    needs a key when `metrics_need_key`; prompts are logged only when `log_prompts`. `tool_format`
+    is how the model writes tool calls; None finds out from its chat template.
     """
 
     max_body_bytes: int = 8 * 1024 * 1024
