@@ -81,8 +81,7 @@ class BlockPool:
 
     def mix(self, parent: bytes, key: str) -> bytes:
         """The chain from a block on that something named `key` begins to compute."""
-        text = key.encode(errors="surrogatepass")
-        return hashlib.blake2b(text, key=parent, digest_size=16).digest()
+        return hashlib.blake2b(key.encode(), key=parent, digest_size=16).digest()
 
     def match(
         self, root: bytes, token_ids: Sequence[int], keys: Mapping[int, str]
