@@ -44,7 +44,7 @@ class _Merger:
 
 class StoreApp:
     """`names` are published in `root`/store, each as often as it says; `root`/uploads may be loaded
-    from, and holds a folder for each name. `path` makes an app's paths."""
+    from, and holds a folder for each name. An adapter takes 100 bytes of `host_cache_bytes`."""
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class StoreApp:
         names: Mapping[str, int],
         records: Sequence[KeyRecord],
         settings: ApiSettings | None = None,
+        *,
+        host_cache_bytes: int = 100_000,
     ) -> None:
         self.root = root
         self.store = AdapterStore(root / "store")
@@ -71,7 +73,7 @@ class StoreApp:
             base_modules=MODULES,
             allowed_roots=[self.store.root, root / "uploads"],
         )
-        cache = HostAdapterCache(FakeLoader(), max_bytes=100_000, metrics=metrics)
+        cache = HostAdapterCache(FakeLoader(), max_bytes=host_cache_bytes, metrics=metrics)
         scheduler = Scheduler(SETTINGS, eos_token_ids=tokenizer.eos_token_ids, base_digest="base")
         self._engine = Engine(
             scheduler,
