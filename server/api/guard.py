@@ -24,7 +24,7 @@ from server.core.errors import SwitchyardError
 class Door:
     """Checks keys, rights and request rates. Without a key ring everybody may do everything.
 
-    `metrics_are_open` lets Prometheus in without a key, to series that name no adapter.
+    `metrics_are_open` lets Prometheus in without a key, to series summed over adapters.
     """
 
     def __init__(

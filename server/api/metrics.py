@@ -1,13 +1,15 @@
 """Counts HTTP answers; who may see which series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.samples import Sample
 from starlette.types import Scope
 
 from server.api.rights import path_template
 
 _UNMATCHED = "unmatched"
+_ADAPTER_LABELS = frozenset({"adapter", "version"})
 
 
 class HttpMetrics:
@@ -48,7 +50,10 @@ class KeyMetrics:
 
 
 class WithoutAdapters:
-    """A registry's series but for those of single adapters: their names are their keys' matter."""
+    """A registry's series summed over adapters: their names are their keys' matter.
+
+    Totals stay what they are, so alerts and whole-server panels need no right to see them.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -56,11 +61,25 @@ class WithoutAdapters:
     def collect(self) -> Iterator[Metric]:
         """What an encoder asks of a registry."""
         for metric in self._registry.collect():
-            samples = [sample for sample in metric.samples if "adapter" not in sample.labels]
-            if samples or not metric.samples:
-                shown = Metric(metric.name, metric.documentation, metric.type, metric.unit)
-                shown.samples = samples
-                yield shown
+            shown = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            shown.samples = _summed(metric.samples)
+            yield shown
+
+
+def _summed(samples: Iterable[Sample]) -> list[Sample]:
+    """Samples without the labels of adapters; those that become one series are added up."""
+    summed: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
+    for sample in samples:
+        labels = {k: v for k, v in sample.labels.items() if k not in _ADAPTER_LABELS}
+        key = (sample.name, frozenset(labels.items()))
+        value = sample.value
+        if key in summed:
+            before = summed[key].value
+            # OpenMetrics tells when a series began, as a sample of its own.
+            is_beginning = sample.name.endswith("_created")
+            value = min(before, value) if is_beginning else before + value
+        summed[key] = sample._replace(labels=labels, value=value, exemplar=None)
+    return list(summed.values())
 
 
 def route_of(scope: Scope) -> str:

@@ -223,16 +223,23 @@ async def test_open_metrics_name_adapters_only_to_who_may_see_them() -> None:
     infer, record = make_key("i")
     metrics, scraper = make_key("m", rights=["metrics"])
     serving = FakeServing(keys=KeyRing([record, scraper]))
-    Counter("tokens", "x", ("adapter",), registry=serving.registry).labels("b-secret").inc()
+    tokens = Counter("tokens", "x", ("adapter", "reason"), registry=serving.registry)
+    for adapter, reason in (("b-secret", "stop"), ("a", "stop"), ("a", "length")):
+        tokens.labels(adapter, reason).inc()
     transport = httpx.ASGITransport(serving.app(), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         for key in ("", infer, "sy-wrong"):
             answer = await http.get("/metrics", headers={"authorization": f"Bearer {key}"})
             assert answer.status_code == 200
             assert "b-secret" not in answer.text
+            assert 'tokens_total{reason="stop"} 2.0' in answer.text, "totals stay"
             assert "switchyard_http_requests_total" in answer.text
         answer = await http.get("/metrics", headers={"authorization": f"Bearer {metrics}"})
-        assert 'tokens_total{adapter="b-secret"} 1.0' in answer.text
+        assert 'tokens_total{adapter="b-secret",reason="stop"} 1.0' in answer.text
+        wanted = {"accept": "application/openmetrics-text"}
+        shown = (await http.get("/metrics", headers=wanted)).text
+        [began] = [line for line in shown.splitlines() if line.startswith("tokens_created{")][:1]
+        assert float(began.split()[-1]) < 1e10, "a time, not a sum of times"
     open_app = httpx.ASGITransport(FakeServing().app(), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=open_app, base_url="http://test") as http:
         assert (await http.get("/metrics")).status_code == 200
