@@ -238,7 +238,7 @@ async def test_open_metrics_name_adapters_only_to_who_may_see_them() -> None:
         assert 'tokens_total{adapter="b-secret",reason="stop"} 1.0' in answer.text
         wanted = {"accept": "application/openmetrics-text"}
         shown = (await http.get("/metrics", headers=wanted)).text
-        [began] = [line for line in shown.splitlines() if line.startswith("tokens_created{")][:1]
+        began = next(line for line in shown.splitlines() if line.startswith("tokens_created{"))
         assert float(began.split()[-1]) < 1e10, "a time, not a sum of times"
     open_app = httpx.ASGITransport(FakeServing().app(), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=open_app, base_url="http://test") as http:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from server.api.callers import Right
 from server.api.key_file import read_keys, watch_keys, write_keys
 from server.api.keys import KeyRecord, KeyRing
+from server.api.metrics import KeyMetrics
 from server.core.errors import ConfigurationError
 from tests.fakes.api_keys import make_key
 
@@ -129,3 +131,19 @@ async def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+def test_metrics_say_that_the_file_is_refused_until_it_is_usable_again() -> None:
+    registry = CollectorRegistry()
+    metrics = KeyMetrics(registry)
+
+    def values() -> tuple[float | None, float | None]:
+        names = ("switchyard_api_keys", "switchyard_keys_file_refused")
+        return registry.get_sample_value(names[0]), registry.get_sample_value(names[1])
+
+    metrics.follow(3)
+    assert values() == (3, 0)
+    metrics.refuse()
+    assert values() == (3, 1), "the keys that it had"
+    metrics.follow(0)
+    assert values() == (0, 0)
