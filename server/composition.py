@@ -66,6 +66,8 @@ async def run_server(config: ServerConfig) -> None:
     `EngineDeadError` when the step loop dies.
     """
     started = time.perf_counter()
+    if config.keys_file:
+        read_keys(config.keys_file)  # What is wrong with it is told before minutes of loading.
     # Read while the base is loaded, so that a thousand adapters don't make the start longer.
     store = open_store(config.store)
     reading = asyncio.get_running_loop().run_in_executor(None, store.targets_by_name)

@@ -25,7 +25,10 @@ class AdapterSources:
         """The folder that `path` means. Raises `AdapterNotFoundError` for what isn't an adapter's,
         or lies outside of the roots.
         """
-        folder = Path(path).resolve()
+        try:
+            folder = Path(path).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # A loop of links; a NUL character.
+            raise AdapterNotFoundError(f"No adapter found for {path!r}: {error}") from error
         if not any(folder.is_relative_to(root) for root in self._roots):
             allowed = ", ".join(str(root) for root in self._roots) or "none is configured"
             raise AdapterNotFoundError(

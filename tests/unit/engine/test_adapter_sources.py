@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.errors import AdapterNotFoundError
 from server.engine.adapter_sources import AdapterSources
 
 
@@ -58,3 +59,10 @@ def test_a_root_may_be_given_through_a_link(root: Path) -> None:
     for written in ("link", "uploads"):
         sources = AdapterSources(root / "store", [root / "link"])
         assert sources.owners(f"{root}/{written}/c/run") == ("c",)
+
+
+def test_a_path_that_leads_nowhere_is_not_found(sources: AdapterSources, root: Path) -> None:
+    (root / "uploads" / "loop").symlink_to(root / "uploads" / "loop")
+    for path in (f"{root}/uploads/loop", f"{root}/uploads/a\0b", f"{root}/uploads/c", "/etc"):
+        with pytest.raises(AdapterNotFoundError):
+            sources.folder(path)
