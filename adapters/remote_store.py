@@ -22,6 +22,7 @@ from adapters.alias import Alias, canary, read_alias_document, single
 from adapters.bounded_json import parse_json_object
 from adapters.cache_folder import default_cache_dir
 from adapters.errors import DocumentError, StoreError
+from adapters.file_trust import make_private_folder, writable_by_others
 from adapters.folder_files import MANIFEST_FILE
 from adapters.keep_policy import MAX_POLICY_BYTES, POLICY_FILE, KeepPolicy
 from adapters.manifest import Manifest
@@ -286,7 +287,14 @@ def open_store(reference: str | Path, cache: Path | None = None) -> AdapterStore
         return AdapterStore(Path(text))
     if cache is None:
         url = text.rstrip("/")
-        cache = default_cache_dir() / "stores" / hashlib.sha256(url.encode()).hexdigest()[:16]
+        root = default_cache_dir()
+        cache = root / "stores" / hashlib.sha256(url.encode()).hexdigest()[:16]
+        if problem := writable_by_others(cache, root):
+            raise StoreError(
+                f"the copy of {url} isn't used: {problem}. Delete {cache} if you don't know who "
+                "wrote it, or set SWITCHYARD_CACHE to a folder of your own"
+            )
+        make_private_folder(cache)
     return RemoteStore(text, cache)
 
 

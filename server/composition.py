@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -18,7 +19,8 @@ from adapters.store import AdapterStore
 from server.api.app import VERSION, create_app
 from server.api.drain import Drain
 from server.api.key_file import read_keys, watch_keys
-from server.api.keys import KeyRing
+from server.api.keys import KeyRecord, KeyRing
+from server.api.metrics import KeyMetrics
 from server.api.protocol import ConnectionLimits
 from server.api.settings import ApiSettings
 from server.api.tool_formats import ToolFormat
@@ -64,6 +66,8 @@ async def run_server(config: ServerConfig) -> None:
     `EngineDeadError` when the step loop dies.
     """
     started = time.perf_counter()
+    if config.keys_file:
+        read_keys(config.keys_file)  # What is wrong with it is told before minutes of loading.
     # Read while the base is loaded, so that a thousand adapters don't make the start longer.
     store = open_store(config.store)
     reading = asyncio.get_running_loop().run_in_executor(None, store.targets_by_name)
@@ -131,7 +135,9 @@ async def serve_model(
         _free_what_goes(catalog, engine)
         watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
         if config.keys_file and keys is not None:
-            watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
+            key_metrics = KeyMetrics(registry)
+            key_metrics.follow(len(keys))
+            watching.append(asyncio.create_task(_follow_keys(config.keys_file, keys, key_metrics)))
         watchdog = _step_watchdog(config, engine, drain)
         watchdog.start()
         logger.info("ready in %.1f s", time.perf_counter() - started)
@@ -183,6 +189,16 @@ async def serve_model(
             tracing.shutdown()
 
 
+async def _follow_keys(path: Path, keys: KeyRing, metrics: KeyMetrics) -> None:
+    """Let the keys be those of the file. Runs until cancelled."""
+
+    def replace(records: Sequence[KeyRecord]) -> None:
+        keys.replace(records)
+        metrics.follow(len(records))
+
+    await watch_keys(path, replace, metrics.refuse)
+
+
 def _step_watchdog(config: ServerConfig, engine: Engine, drain: Drain) -> StepWatchdog:
     loop, timeout_seconds = asyncio.get_running_loop(), config.step_timeout_seconds
     return StepWatchdog(
@@ -210,6 +226,7 @@ def _api_settings(config: ServerConfig) -> ApiSettings:
         max_choices=config.max_choices,
         body_seconds=config.body_seconds,
         request_timeout_seconds=config.request_timeout_seconds,
+        share_prefix_cache=config.share_prefix_cache,
         metrics_need_key=config.metrics_need_key,
         log_prompts=config.log_prompts,
         tool_format=None if config.tool_format == "auto" else ToolFormat(config.tool_format),

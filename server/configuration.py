@@ -97,6 +97,11 @@ class ServerConfig(BaseModel):
     block_size: int = setting(BATCHING, 16, "Tokens in a KV block", ge=1)
     kv_cache_gib: float = setting(BATCHING, 1.0, "Size of the KV cache", gt=0)
     prefix_cache: bool = setting(BATCHING, True, "Reuse KV blocks of equal prefixes")
+    share_prefix_cache: bool = setting(
+        BATCHING,
+        False,
+        "Reuse them between keys too: cached_tokens and time then tell one key what others sent",
+    )
 
     host: str = setting(ACCESS, "127.0.0.1", "Address to listen on")
     port: int = setting(ACCESS, 8000, "Port to listen on", ge=0, le=65535)

@@ -48,7 +48,8 @@ def make(
 ) -> None:
     """Make a key and print it. It is shown this once: the file keeps only its hash."""
     path = _path(keys_file)
-    records = _records(path) if path.exists() else ()
+    # An empty file is one that somebody has made ready for the first key.
+    records = _records(path) if path.exists() and path.stat().st_size else ()
     if any(record.name == name for record in records):
         raise _fail(f"{path} has a key called {name} already; revoke it first, or choose another")
     key, key_id, salt, digest = new_key()

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from adapters.file_trust import make_private_folder
+
 _CHUNK_BYTES = 1 << 22
 
 
@@ -38,7 +40,7 @@ def folder_digest(folder: Path, cache_file: Path | None = None) -> str:
     digest = "sha256:" + sha.hexdigest()
     if cache_file is not None:
         try:
-            cache_file.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(cache_file.parent)
             cache_file.write_text(json.dumps({"stamp": stamp, "digest": digest}))
         except OSError:
             pass

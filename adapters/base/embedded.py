@@ -15,6 +15,7 @@ from pathlib import Path
 
 from adapters.base.digest import file_digest
 from adapters.base.errors import BaseNotFoundError, BaseUnreadableError
+from adapters.file_trust import make_private_folder, writable_by_others
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +32,34 @@ def resolve_embedded(name: str, cache_dir: Path) -> tuple[Path, str]:
     """The folder with config, safetensors and tokenizer of the embedded model, and its digest.
 
     Converts it into `cache_dir` on first use (about 10 s), whole or not at all. Raises
-    `BaseNotFoundError` when the distribution isn't installed.
+    `BaseNotFoundError` when the distribution isn't installed, and `BaseUnreadableError` when others
+    could have changed what is in the cache: everybody would be answered by their model.
     """
     gguf = embedded_gguf(name)
     target = cache_dir / "bases" / name
     done = target / _DONE
     size = gguf.stat().st_size
+    _check_trust(target, cache_dir)
     if done.is_file():
         record = json.loads(done.read_text())
         if record["size"] == size:
             return target, str(record["digest"])
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     with (target.parent / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (done.is_file() and json.loads(done.read_text())["size"] == size):
             _convert(gguf, target, size)
     return target, str(json.loads(done.read_text())["digest"])
+
+
+def _check_trust(folder: Path, cache_dir: Path) -> None:
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    for path in files:
+        if problem := writable_by_others(path, cache_dir):
+            raise BaseUnreadableError(
+                f"the base model isn't read from the cache: {problem}. Delete {folder} if you "
+                "don't know who wrote it, or set SWITCHYARD_CACHE to a folder of your own"
+            )
 
 
 def embedded_gguf(name: str) -> Path:
@@ -89,6 +102,7 @@ def _convert(gguf: Path, target: Path, size: int) -> None:
         record = {"source": gguf.name, "size": size, "digest": f"sha256:{file_digest(gguf)}"}
         (staging / _DONE).write_text(json.dumps(record))
         for file in staging.iterdir():
+            file.chmod(0o600)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         if target.exists():

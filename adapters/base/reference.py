@@ -8,6 +8,7 @@ from adapters.base.digest import folder_digest
 from adapters.base.embedded import resolve_embedded
 from adapters.base.errors import BaseNotFoundError, BaseUnreadableError
 from adapters.cache_folder import default_cache_dir
+from adapters.file_trust import writable_by_others
 
 EMBEDDED_PREFIX = "embedded:"
 DEFAULT_BASE = "embedded:smollm2-135m-instruct"
@@ -61,7 +62,8 @@ def resolve_base(reference: str, cache_dir: Path | None = None) -> ResolvedBase:
             "with save_pretrained(..., safe_serialization=True)"
         )
     key = str(folder.resolve()).replace("/", "_").strip("_")
-    digest = folder_digest(folder, cache_dir / "digests" / f"{key[-150:]}.json")
+    kept = cache_dir / "digests" / f"{key[-150:]}.json"
+    digest = folder_digest(folder, None if writable_by_others(kept, cache_dir) else kept)
     return ResolvedBase(reference, folder.resolve(), revision, digest)
 
 

@@ -23,6 +23,7 @@ from server.api.guard import Door, GuardMiddleware
 from server.api.guarded_administration import GuardedAdministration
 from server.api.guarded_catalog import GuardedCatalog
 from server.api.guarded_engine import GuardedEngine
+from server.api.guarded_grammars import GuardedGrammars
 from server.api.keys import KeyRing
 from server.api.limit_routes import limit_routes
 from server.api.metrics import HttpMetrics
@@ -86,9 +87,11 @@ def create_app(
         current,
         deadline,
         rates,
+        shares_prefixes=settings.share_prefix_cache,
         prompt_logger=tokenizer if settings.log_prompts else None,
     )
     catalog = GuardedCatalog(catalog, current)
+    grammars = GuardedGrammars(grammars, current)
     document = openapi_document(VERSION)
     # FastAPI's own schema doesn't know bodies that are read by hand; /docs loads from a CDN.
     app = FastAPI(title="Switchyard", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
@@ -132,6 +135,7 @@ def create_app(
             registry,
             version=VERSION,
             before_scrape=before_scrape,
+            current=current,
         )
     )
     return app

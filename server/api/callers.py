@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 
+from adapters.names import NAME_PATTERN
 from server.api.errors import PermissionDeniedError
 from server.core.stack import AdapterStack, AdapterVersion
 
@@ -27,6 +28,9 @@ class Right(Enum):
 class Caller:
     """One key's owner. `adapters` are shell patterns over names, or over `name@version`.
 
+    A pattern without a version, or with `@*`, covers a name as a whole; any other covers exactly
+    the versions that it matches, whatever is done with them.
+
     `weight` is its share of the machine relative to others. The rates are None for no limit.
     """
 
@@ -43,24 +47,41 @@ class Caller:
         """Whether the base model may answer alone."""
         return BASE_WORD in self.adapters
 
+    @property
+    def covers_everything(self) -> bool:
+        """Whether every version of every adapter may be used, those to come included."""
+        return any(set(name) == {"*"} and is_whole for name, _, is_whole in self._patterns)
+
+    def covers(self, name: str) -> bool:
+        """Whether every version of `name` may be used, those to come included."""
+        return any(
+            is_whole and fnmatchcase(name, pattern) for pattern, _, is_whole in self._patterns
+        )
+
     def may_see(self, name: str) -> bool:
         """Whether some version of the adapter `name` may be used."""
-        return any(fnmatchcase(name, pattern.partition("@")[0]) for pattern in self._patterns)
+        return any(fnmatchcase(name, pattern) for pattern, _, _ in self._patterns)
+
+    def may_use_version(self, name: str, version: int | str) -> bool:
+        """Whether this very version may be used, be it there or not."""
+        return any(
+            fnmatchcase(name, pattern) and fnmatchcase(str(version), versions)
+            for pattern, versions, _ in self._patterns
+        )
 
     def may_use(self, adapter: AdapterVersion) -> bool:
         """Whether this very version may be used."""
-        return any(
-            fnmatchcase(adapter.label if "@" in pattern else adapter.name, pattern)
-            for pattern in self._patterns
-        )
+        return self.may_use_version(adapter.name, adapter.version)
 
-    def check_name(self, name: str) -> None:
-        """Raises `PermissionDeniedError` unless `may_see(name)`, whether or not it exists."""
-        if not self.may_see(name):
-            raise PermissionDeniedError(
-                f"this key may not use the adapter {name}; GET /v1/models lists what it may use",
-                "model",
-            )
+    def may_reach(self, reference: str) -> bool:
+        """Whether what `reference` names is the key's: a version, or a name with all its versions.
+
+        What belongs to no adapter (its name isn't one) is nobody's but a key's for everything.
+        """
+        name, at, version = reference.partition("@")
+        if NAME_PATTERN.fullmatch(name) is None:
+            return self.covers_everything
+        return self.may_use_version(name, version) if at else self.covers(name)
 
     def check_base(self) -> None:
         """Raises `PermissionDeniedError` unless the base may answer alone."""
@@ -70,22 +91,50 @@ class Caller:
                 "model",
             )
 
+    def check_name(self, name: str) -> None:
+        """Raises `PermissionDeniedError` unless `may_see(name)`, whether or not it exists."""
+        if not self.may_see(name):
+            raise refusal(name)
+
+    def check_reference(self, reference: str) -> None:
+        """Raises `PermissionDeniedError` unless `may_reach(reference)`, whether or not it exists.
+
+        For whatever concerns a version, or a name as a whole: what it means, and what it will.
+        """
+        if self.may_reach(reference):
+            return
+        name, at, _ = reference.partition("@")
+        if at or not self.may_see(name):
+            raise refusal(reference)
+        raise PermissionDeniedError(
+            f"this key may use some versions of {name}, and this concerns the whole name: name a "
+            f"version, or use a key whose pattern covers them all, as {name} or {name}@* do",
+            "model",
+        )
+
     def check_stack(self, stack: AdapterStack) -> None:
         """Raises `PermissionDeniedError` for the first member that isn't allowed."""
         if not stack.members:
             self.check_base()
         for member in stack.members:
-            self.check_name(member.adapter.name)
             if not self.may_use(member.adapter):
-                raise PermissionDeniedError(
-                    f"this key may not use {member.adapter.label}; its patterns allow other "
-                    "versions of it",
-                    "model",
-                )
+                raise refusal(member.adapter.label)
 
     @property
-    def _patterns(self) -> Iterator[str]:
-        return (pattern for pattern in self.adapters if pattern != BASE_WORD)
+    def _patterns(self) -> Iterator[tuple[str, str, bool]]:
+        """Of each pattern those for name and version, and whether the latter takes any version."""
+        for pattern in self.adapters:
+            if pattern != BASE_WORD:
+                name, at, version = pattern.partition("@")
+                yield name, version if at else "*", not at or set(version) == {"*"}
+
+
+def refusal(reference: str) -> PermissionDeniedError:
+    """The one answer for what a key's patterns don't match, whether or not it exists."""
+    return PermissionDeniedError(
+        f"this key may not use the adapter {reference}; GET /v1/models lists what it may use",
+        "model",
+    )
 
 
 ANYONE = Caller("", "anyone")

@@ -61,7 +61,8 @@ class GenerationBody(RequestBody):
 
     `user`, `safety_identifier`, `prompt_cache_key` and `metadata` say who asks, what to cache and
     what to file the answer under; they change no answer, here or in the OpenAI API, except that
-    one user stays with one side of a canary.
+    one user stays with one side of a canary. `cache_salt` is vLLM's: cached prompts are reused only
+    between requests that have the same one.
     """
 
     model: str = Field(min_length=1, max_length=4096)
@@ -97,6 +98,7 @@ class GenerationBody(RequestBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    cache_salt: str | None = Field(None, min_length=1)
     metadata: dict[str, str] = Field({}, max_length=16)
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from server.core.errors import SwitchyardError
 class Door:
     """Checks keys, rights and request rates. Without a key ring everybody may do everything.
 
-    `metrics_are_open` lets Prometheus in without a key.
+    `metrics_are_open` lets Prometheus in without a key, to series summed over adapters.
     """
 
     def __init__(
@@ -48,8 +48,12 @@ class Door:
         if self._keys is None:
             return self._anyone
         right = right_for(method, path)
-        if right is None or (right is Right.METRICS and self._metrics_are_open):
+        if right is None:
             return self._anyone
+        if right is Right.METRICS and self._metrics_are_open:
+            # Without a key that may, the series name no adapters.
+            caller_or_none = self._keys.caller_of(_bearer(authorization))
+            return caller_or_none or self._anyone
         caller = self._caller(self._keys, authorization)
         if right not in caller.rights:
             held = ", ".join(sorted(r.value for r in caller.rights)) or "none"
@@ -61,17 +65,23 @@ class Door:
         return caller
 
     def _caller(self, keys: KeyRing, authorization: str) -> Caller:
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _bearer(authorization)
+        if not key:
             raise AuthenticationError(
                 "this server asks for an API key: send it as the header 'Authorization: Bearer KEY'"
             )
-        caller = keys.caller_of(key.strip())
+        caller = keys.caller_of(key)
         if caller is None:
             raise AuthenticationError(
                 "incorrect API key: this server doesn't know it, or it was revoked"
             )
         return caller
+
+
+def _bearer(authorization: str) -> str:
+    """The key in an `Authorization` header; empty when there is none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 class GuardMiddleware:

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 class GuardedEngine:
     """Implements `GenerationEngine` over another one, for whoever asks.
 
-    Says to the engine whose request it is and until when its answer is wanted. With a
+    Says to the engine whose request it is and until when its answer is wanted. Cached prompts are
+    each key's own, unless `shares_prefixes`; a request's own salt divides them further. With a
     `prompt_logger` (a tokenizer to read prompts with) prompts go into the log.
     """
 
@@ -27,12 +28,14 @@ class GuardedEngine:
         deadline: CurrentDeadline,
         limits: RateLimits,
         *,
+        shares_prefixes: bool = False,
         prompt_logger: ChatTokenizer | None = None,
     ) -> None:
         self._engine = engine
         self._current = current
         self._deadline = deadline
         self._limits = limits
+        self._shares_prefixes = shares_prefixes
         self._prompt_logger = prompt_logger
 
     @property
@@ -49,6 +52,7 @@ class GuardedEngine:
         owned = replace(
             request,
             tenant=caller.key_id,
+            cache_salt=self._cache_salt(caller, request.cache_salt),
             weight=caller.weight,
             timeout_seconds=self._deadline.remaining_seconds(),
         )
@@ -59,6 +63,11 @@ class GuardedEngine:
         finally:
             if isinstance(deltas, AsyncGenerator):
                 await deltas.aclose()
+
+    def _cache_salt(self, caller: Caller, salt: str) -> str:
+        """Different for different keys and for different salts: no key id has a '/'."""
+        owner = "" if self._shares_prefixes else caller.key_id
+        return f"{owner}/{salt}" if owner or salt else ""
 
     def _log_prompt(self, tokenizer: ChatTokenizer, request: GenerationRequest) -> None:
         prompt = tokenizer.decode(request.prompt_token_ids)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from watchfiles import awatch
 
+from adapters.file_trust import secret_problem
 from server.api.keys import KeyRecord
 from server.core.errors import ConfigurationError
 
@@ -38,21 +39,46 @@ class _KeyFile(BaseModel):
 
 
 def read_keys(path: Path) -> tuple[KeyRecord, ...]:
-    """The records of a keys file. Raises `ConfigurationError` with every problem."""
+    """The records of a keys file. Raises `ConfigurationError` with every problem.
+
+    A file that says nothing is a problem (it was cut off, or isn't written yet); one that says
+    `keys: []` has no keys. So is one that others than its owner can reach.
+    """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _KeyFile.model_validate({} if loaded is None else loaded).keys
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            exposure = secret_problem(path, os.fstat(file.fileno()))
+            content = file.read()
+    except OSError as error:
         raise ConfigurationError([f"the keys file {path} can't be read: {error}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError([f"the keys file {path} isn't YAML: {error}"]) from error
+    records, problems = _parsed(path, content)
+    if exposure is not None:
+        problems.insert(0, f"the keys file can be reached by others: {exposure}")
+    if problems:
+        raise ConfigurationError(problems)
+    return records
+
+
+def _parsed(path: Path, content: bytes) -> tuple[tuple[KeyRecord, ...], list[str]]:
+    """The records in a file's content, or what is wrong with it."""
+    try:
+        loaded = yaml.safe_load(content.decode())
+    except UnicodeDecodeError as error:
+        return (), [f"the keys file {path} can't be read: {error}"]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date that isn't one, a number of too many digits.
+        return (), [f"the keys file {path} isn't YAML: {error}"]
+    if not loaded:
+        return (), [
+            f"the keys file {path} is empty; one without keys says `keys: []`, and `server keys "
+            "new NAME` makes a key"
+        ]
+    try:
+        return _KeyFile.model_validate(loaded).keys, []
     except ValidationError as error:
-        raise ConfigurationError(
-            [
-                f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-                for problem in error.errors(include_url=False, include_input=False)
-            ]
-        ) from error
+        return (), [
+            f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
 
 
 def write_keys(path: Path, records: Sequence[KeyRecord]) -> None:
@@ -75,11 +101,15 @@ def write_keys(path: Path, records: Sequence[KeyRecord]) -> None:
         raise
 
 
-async def watch_keys(path: Path, replace: Callable[[Sequence[KeyRecord]], None]) -> None:
+async def watch_keys(
+    path: Path,
+    replace: Callable[[Sequence[KeyRecord]], None],
+    refuse: Callable[[], None] = lambda: None,
+) -> None:
     """Call `replace` with the new records whenever the file changes. Runs until cancelled.
 
     The folder is watched, because writers put a new file in the old one's place. A file that
-    can't be used changes nothing, and the log says why.
+    can't be used changes nothing: the log says why, and `refuse` is called.
     """
     # `..data` is the link that Kubernetes moves when a mounted secret changes.
     names = (path.name, "..data")
@@ -93,6 +123,7 @@ async def watch_keys(path: Path, replace: Callable[[Sequence[KeyRecord]], None])
             records = await asyncio.to_thread(read_keys, path)
         except ConfigurationError as error:
             logger.error("the keys stay as they were: %s", error)
+            refuse()
         else:
             logger.info("the keys file has %d keys now", len(records))
             replace(records)

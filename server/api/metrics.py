@@ -1,11 +1,15 @@
-"""Counts HTTP answers."""
+"""Counts HTTP answers; who may see which series."""
 
-from prometheus_client import CollectorRegistry, Counter
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.samples import Sample
 from starlette.types import Scope
 
 from server.api.rights import path_template
 
 _UNMATCHED = "unmatched"
+_ADAPTER_LABELS = frozenset({"adapter", "version"})
 
 
 class HttpMetrics:
@@ -22,6 +26,60 @@ class HttpMetrics:
     def count(self, scope: Scope, status: int) -> None:
         """One more answer for the route that `scope` is for."""
         self.requests.labels(route_of(scope), str(status)).inc()
+
+
+class KeyMetrics:
+    """The series of the keys file on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._valid = Gauge("switchyard_api_keys", "Keys that are valid now", registry=registry)
+        self._is_refused = Gauge(
+            "switchyard_keys_file_refused",
+            "1 while the keys file can't be used and the keys stay as they were",
+            registry=registry,
+        )
+
+    def follow(self, num_keys: int) -> None:
+        """So many keys are valid, as the file says."""
+        self._valid.set(num_keys)
+        self._is_refused.set(0)
+
+    def refuse(self) -> None:
+        """The file can't be used."""
+        self._is_refused.set(1)
+
+
+class WithoutAdapters:
+    """A registry's series summed over adapters: their names are their keys' matter.
+
+    Totals stay what they are, so alerts and whole-server panels need no right to see them.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """What an encoder asks of a registry."""
+        for metric in self._registry.collect():
+            shown = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            shown.samples = _summed(metric.samples)
+            yield shown
+
+
+def _summed(samples: Iterable[Sample]) -> list[Sample]:
+    """Samples without the labels of adapters; those that become one series are added up."""
+    summed: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
+    for sample in samples:
+        labels = {k: v for k, v in sample.labels.items() if k not in _ADAPTER_LABELS}
+        key = (sample.name, frozenset(labels.items()))
+        value = sample.value
+        if key in summed:
+            before = summed[key].value
+            # OpenMetrics tells when a series began, as a sample of its own.
+            is_beginning = sample.name.endswith("_created")
+            value = min(before, value) if is_beginning else before + value
+        summed[key] = sample._replace(labels=labels, value=value, exemplar=None)
+    return list(summed.values())
 
 
 def route_of(scope: Scope) -> str:

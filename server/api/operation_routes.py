@@ -8,7 +8,9 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.api.callers import CurrentCaller, Right
 from server.api.errors import NotReadyError
+from server.api.metrics import WithoutAdapters
 from server.core.ports import GenerationEngine
 
 
@@ -18,8 +20,12 @@ def operation_routes(
     *,
     version: str,
     before_scrape: Callable[[], None],
+    current: CurrentCaller,
 ) -> APIRouter:
-    """The routes that look but don't touch. `before_scrape` brings gauges up to date."""
+    """The routes that look but don't touch. `before_scrape` brings gauges up to date.
+
+    The series of single adapters are for whoever has the right to the metrics.
+    """
     router = APIRouter()
 
     @router.get("/health/live", response_model=None)
@@ -39,7 +45,9 @@ def operation_routes(
     @router.get("/metrics", response_model=None)
     async def metrics(request: Request) -> Response:
         before_scrape()
+        names_adapters = Right.METRICS in current.get().rights
+        shown = registry if names_adapters else WithoutAdapters(registry)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        return Response(encode(shown), headers={"content-type": content_type})
 
     return router

@@ -98,6 +98,7 @@ class ResponseBody(RequestBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    cache_salt: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Self:
@@ -130,6 +131,7 @@ class ResponseBody(RequestBody):
             "parallel_tool_calls": self.parallel_tool_calls,
             "stream": self.stream,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "cache_salt": self.cache_salt,
         }
         if self.adapters is not None:
             body["adapters"] = [adapter.model_dump() for adapter in self.adapters]

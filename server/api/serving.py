@@ -98,7 +98,14 @@ class Serving:
             prompt_logprobs=body.prompt_logprobs,
             shows_special_tokens=conversation.shows_special_tokens,
         )
-        work = GenerationRequest(request_id, prompt, sampling, served.stack, body.n)
+        work = GenerationRequest(
+            request_id,
+            prompt,
+            sampling,
+            served.stack,
+            body.n,
+            cache_salt=body.cache_salt or "",
+        )
         return work, conversation
 
     async def complete(self, request: Request) -> Response:
@@ -178,7 +185,14 @@ class Serving:
             logprobs=0 if body.logprobs is None and is_ranked else body.logprobs,
             prompt_logprobs=_most(body.prompt_logprobs, echoed),
         )
-        return GenerationRequest(request_id, token_ids, sampling, served.stack, body.num_tries)
+        return GenerationRequest(
+            request_id,
+            token_ids,
+            sampling,
+            served.stack,
+            body.num_tries,
+            cache_salt=body.cache_salt or "",
+        )
 
 
 def _most(first: int | None, second: int | None) -> int | None:

@@ -15,9 +15,9 @@ class ApiSettings:
     `keep_alive_seconds` lies between two comments on a stream. When the server is told to stop, the
     streams that run get `shutdown_grace_seconds` to come to their end. A request's body must come
     within `body_seconds`, and its answer be complete `request_timeout_seconds` after it began (None
-    for whenever). `/metrics` needs a key when `metrics_need_key`; prompts are logged only when
-    `log_prompts`. `tool_format` is how the model writes tool calls; None finds out from its chat
-    template.
+    for whenever). Keys reuse each other's cached prompts only when `share_prefix_cache`. `/metrics`
+    needs a key when `metrics_need_key`; prompts are logged only when `log_prompts`. `tool_format`
+    is how the model writes tool calls; None finds out from its chat template.
     """
 
     max_body_bytes: int = 8 * 1024 * 1024
@@ -27,6 +27,7 @@ class ApiSettings:
     shutdown_grace_seconds: float = 10.0
     body_seconds: float = 30.0
     request_timeout_seconds: float | None = 600.0
+    share_prefix_cache: bool = False
     metrics_need_key: bool = False
     log_prompts: bool = False
     tool_format: ToolFormat | None = None

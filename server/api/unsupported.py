@@ -20,7 +20,6 @@ _SAMPLING: Final[Neutral] = {
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "logits_processors": ([],),
-    "cache_salt": (),
 }
 
 CHAT: Final[Neutral] = {

@@ -16,11 +16,15 @@ class GrammarKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GrammarSpec:
-    """A shape in one of the languages. `param` is the request field that it came from."""
+    """A shape in one of the languages. `param` is the request field that it came from.
+
+    What was compiled for one `tenant` is kept for that one: how long it takes tells nobody else.
+    """
 
     kind: GrammarKind
     text: str
     param: str = "response_format"
+    tenant: str = ""
 
 
 class TokenMatcher(Protocol):

@@ -150,6 +150,13 @@ class AdapterCatalog(Protocol):
         """`sql` or `sql@3` as `/v1/models/{id}` shows it. Raises `AdapterUnavailableError`."""
         ...
 
+    def owners(self, path: str) -> Sequence[str]:
+        """The adapters (`sql@3`, or `sql`) that a path which `load` may be given belongs to.
+
+        Empty for a path that belongs to none. Opens no file, so it tells nothing of what is there.
+        """
+        ...
+
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
         """Import a PEFT folder from the allowed roots as a new version of `name`.
 

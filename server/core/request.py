@@ -53,6 +53,7 @@ class GenerationRequest:
     """One accepted request: `num_choices` sequences that continue the same prompt.
 
     `tenant` is who shares the machine with whom, `weight` the tenant's share relative to others.
+    Cached prompts are reused only between requests of equal `cache_salt`.
     The answer must be complete `timeout_seconds` after its acceptance; None leaves it all the time.
     """
 
@@ -62,6 +63,7 @@ class GenerationRequest:
     stack: AdapterStack = BASE_STACK
     num_choices: int = 1
     tenant: str = ""
+    cache_salt: str = ""
     weight: float = 1.0
     timeout_seconds: float | None = None
 

@@ -39,8 +39,8 @@ class Admission:
         """Take `count` places. Raises `OverloadedError`, and takes none then."""
         if self._num_accepted + count > self._limit:
             raise OverloadedError(
-                f"{self._num_accepted} sequences are running or waiting, of at most {self._limit} "
-                "(setting max_waiting)",
+                f"there is no room for {count} more sequences: at most {self._limit} may run or "
+                "wait at once (setting max_waiting)",
                 self._retry_after_seconds(),
             )
         num_free = self._limit - self._num_accepted
@@ -50,8 +50,8 @@ class Admission:
         ):
             if held + count > share * num_free:
                 raise OverloadedError(
-                    f"{held} sequences {whose} are running or waiting, which is all that one may "
-                    f"have of {self._limit} places while {self._num_accepted} are taken",
+                    f"{held} sequences {whose} are running or waiting; {count} more are more than "
+                    f"one may have of {self._limit} places while the server is as busy as now",
                     self._retry_after_seconds(),
                 )
         self._num_accepted += count

@@ -24,6 +24,7 @@ from server.core.errors import (
     RequestError,
 )
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
+from server.engine.adapter_sources import AdapterSources
 from server.engine.catalog_entry import StoreEntry, adapter_version
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class StoreCatalog:
         self._store = store
         self._served = served
         self._base_modules = base_modules
-        self._allowed_roots = tuple(root.resolve() for root in allowed_roots)
+        self._sources = AdapterSources(store.root, allowed_roots)
         self._max_rank = max_rank
         self._allow_mismatch = allow_mismatch
         self._hidden: set[str] = set()
@@ -182,6 +183,10 @@ class StoreCatalog:
         """Whether `name` was unloaded."""
         return name in self._hidden
 
+    def owners(self, path: str) -> Sequence[str]:
+        """See `core.ports.AdapterCatalog.owners`."""
+        return self._sources.owners(path)
+
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
         """Import a PEFT folder under an allowed root as the current version of `name`.
 
@@ -194,7 +199,7 @@ class StoreCatalog:
                 f"The lora adapter '{name}' has already been loaded. Unload it first, or set "
                 "load_inplace to true"
             )
-        folder = self._contained(path)
+        folder = self._sources.folder(path)
         self._check_rank(name, folder)
         stored = self._store.import_folder(
             name,
@@ -301,18 +306,6 @@ class StoreCatalog:
 
     def _is_of_a_name(self, _change: Change, path: str) -> bool:
         return self._store.name_in(path) is not None
-
-    def _contained(self, path: str) -> Path:
-        folder = Path(path).resolve()
-        if not any(folder.is_relative_to(root) for root in self._allowed_roots):
-            allowed = ", ".join(str(root) for root in self._allowed_roots) or "none is configured"
-            raise AdapterNotFoundError(
-                f"No adapter found for '{path}': adapters are read only below {allowed} "
-                "(setting adapter_roots)"
-            )
-        if not (folder / "adapter_config.json").is_file():
-            raise AdapterNotFoundError(f"No adapter found for '{path}'.")
-        return folder
 
 
 def _digests(entries: Iterable[StoreEntry]) -> frozenset[str]:

@@ -285,6 +285,7 @@ class Engine:
                 seed=seed + index,
                 max_len=self._settings.max_model_len,
                 tenant=request.tenant,
+                cache_salt=request.cache_salt,
                 weight=request.weight,
                 traits={adapter.digest: adapter.traits for adapter in adapters},
                 matcher=sampling.grammar.matcher() if sampling.grammar is not None else None,

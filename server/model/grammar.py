@@ -112,11 +112,11 @@ class GrammarCache:
         self._tokenizer = tokenizer
         self._limits = LLParserLimits(verbose_errors=False)
         self._lock = threading.Lock()
-        self._cached: OrderedDict[tuple[GrammarKind, str], Grammar] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, GrammarKind, str], Grammar] = OrderedDict()
 
     def compile(self, spec: GrammarSpec) -> CompiledGrammar:
         """See `core.grammar.GrammarCompiler.compile`. Failures aren't kept."""
-        key = (spec.kind, spec.text)
+        key = (spec.tenant, spec.kind, spec.text)
         with self._lock:
             if (known := self._cached.get(key)) is not None:
                 self._cached.move_to_end(key)

@@ -2,7 +2,8 @@
 
 Block reuse follows the hash chain of vLLM's prefix cache: a full block is identified by the hash of
 its tokens and of everything before it, and the chain starts from a root that names what computed
-it, so that two adapters (or two versions of one) never share a block.
+it and on whose behalf: two adapters (or two versions of one) never share a block, nor do two keys,
+so that nobody learns from cached tokens, or from the time they save, what another has sent.
 """
 
 import hashlib
@@ -70,9 +71,13 @@ class BlockPool:
         """Hash of a full block of tokens that follows the prefix `parent`."""
         return hashlib.blake2b(array("i", token_ids).tobytes(), key=parent, digest_size=16).digest()
 
-    def root(self, namespace: str) -> bytes:
-        """Start of the hash chain for everything computed under `namespace`."""
-        return hashlib.blake2b(namespace.encode(), digest_size=16).digest()
+    def root(self, namespace: str, salt: str = "") -> bytes:
+        """Start of the hash chain for everything computed under `namespace`.
+
+        Chains of different salts have no block in common.
+        """
+        root = hashlib.blake2b(namespace.encode(), digest_size=16).digest()
+        return self.mix(root, salt) if salt else root
 
     def mix(self, parent: bytes, key: str) -> bytes:
         """The chain from a block on that something named `key` begins to compute."""

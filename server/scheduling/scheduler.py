@@ -360,7 +360,8 @@ class Scheduler:
         placed = self.slots.pin(sequence.adapter_pages)
         self._placements.update(placed)
         sequence.hold_pages(self._pages(sequence.adapter_pages))
-        root = self.blocks.root(f"{self._base_digest}|{sequence.root_namespace}")
+        computed_by = f"{self._base_digest}|{sequence.root_namespace}"
+        root = self.blocks.root(computed_by, sequence.cache_salt)
         sequence.chain_keys = sequence.find_chain_keys(self._settings.block_size)
         # Cached blocks have no logits any more: a prompt that is scored is computed.
         known = sequence.token_ids[:1] if sequence.wants_scores else sequence.token_ids

@@ -36,13 +36,15 @@ class Sequence:
         seed: int,
         max_len: int,
         tenant: str = "",
+        cache_salt: str = "",
         weight: float = 1.0,
         traits: Mapping[str, AdapterTraits] | None = None,
         matcher: TokenMatcher | None = None,
     ) -> None:
         """`max_len` bounds virtual tokens, prompt and answer together, in tokens.
 
-        `weight` is the tenant's share relative to other tenants. `traits` are those of the loaded
+        `weight` is the tenant's share relative to other tenants; prompts are reused between
+        sequences of equal `cache_salt`. `traits` are those of the loaded
         adapters, by digest; without them, plain LoRA is assumed. `matcher`
         outlives preemption.
         """
@@ -64,6 +66,7 @@ class Sequence:
         self.sampling = sampling
         self.stack = stack
         self.flow = Flow(tenant, stack.label)
+        self.cache_salt = cache_salt
         self.weight = weight
         self.last_step = 0
         self.seed = seed

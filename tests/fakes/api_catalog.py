@@ -43,6 +43,12 @@ class FakeCatalog:
             for name, version in sorted(self._current.items())
         ]
 
+    def owners(self, path: str) -> tuple[str, ...]:
+        root, *inside = path.removeprefix("/").split("/")
+        if root == "store" and len(inside) > 1:
+            return (f"{inside[0]}@{inside[1]}",)
+        return (inside[0],) if inside and inside[0] else ()
+
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
         if name in self._current and not replace:
             raise AdapterExistsError(f"{name} is there")

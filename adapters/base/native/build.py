@@ -5,6 +5,7 @@ one set can leak into another, and choosing at run time is choosing a file. Plai
 through ctypes: no torch headers, so it compiles in seconds, and calls release the GIL.
 """
 
+import atexit
 import ctypes
 import fcntl
 import hashlib
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from adapters.base.native.abi import declare_functions
 from adapters.base.native.memory import HugePageArena
+from adapters.file_trust import make_private_folder, writable_by_others
 
 _LOG = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ def load_native(
             reason = "the system grants no AMX tiles"
             continue
         try:
-            path = _built_library(candidate, cache_dir or default_cache_dir())
+            path = built_library(candidate, cache_dir or default_cache_dir())
             functions = ctypes.CDLL(str(path))
         except (NativeBuildError, OSError) as error:
             reason = str(error)
@@ -172,26 +174,41 @@ def load_native(
     return None
 
 
-def _built_library(instruction_set: InstructionSet, cache_dir: Path) -> Path:
-    """The path of the compiled library, compiling it when the cache has none."""
-    sources = sorted(SOURCE_DIR.glob("*.cpp"))
+def built_library(instruction_set: InstructionSet, cache_dir: Path) -> Path:
+    """The path of the compiled library, compiling it when the cache has none.
+
+    Loading a library is running it: from a cache that others can write to nothing is loaded. This
+    process then compiles its own, in a folder that goes when the process ends.
+    """
     flags = (*COMPILE_FLAGS, *instruction_set.flags)
-    folder = cache_dir / f"{instruction_set.value}-{_fingerprint(flags)}"
-    library = folder / "libswitchyard.so"
-    if library.exists():
-        return library
+    library = cache_dir / f"{instruction_set.value}-{_fingerprint(flags)}" / "libswitchyard.so"
+    if problem := writable_by_others(library, cache_dir):
+        _LOG.warning(
+            "native kernels: nothing is loaded from the cache, because %s; compiling them for this "
+            "process alone", problem,
+        )  # fmt: skip
+        private = Path(tempfile.mkdtemp(prefix="switchyard-native-"))
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        library = private / library.name
+    if not library.exists():
+        _build(library, instruction_set, flags)
+    return library
+
+
+def _build(library: Path, instruction_set: InstructionSet, flags: Sequence[str]) -> None:
     compiler = _find_compiler()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = library.parent
+    make_private_folder(folder)
     with _locked(folder / ".lock"):
         if library.exists():  # another process built it while this one waited
-            return library
+            return
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as aside:
-            built = _compile(compiler, sources, flags, Path(aside))
+            built = _compile(compiler, sorted(SOURCE_DIR.glob("*.cpp")), flags, Path(aside))
+            built.chmod(0o700)
             built.replace(library)
         seconds = time.monotonic() - started
         _LOG.info("native kernels: compiled for %s in %.1f s", instruction_set.value, seconds)
-    return library
 
 
 def _fingerprint(flags: Sequence[str]) -> str:

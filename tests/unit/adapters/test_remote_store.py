@@ -211,3 +211,15 @@ def test_the_policy_lies_in_the_remote_and_all_keep_to_it(
     assert here.policy == KeepPolicy(None)
     here.publish("sql", folder, manifest())
     assert here.versions("sql") == (3, 5, 6, 7)
+
+
+def test_a_copy_that_others_could_have_changed_is_not_used(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SWITCHYARD_CACHE", str(cache))
+    root = open_store(url).root
+    assert root.is_relative_to(cache)
+    root.chmod(0o777)
+    with pytest.raises(StoreError, match=f"chmod go-w {root}"):
+        open_store(url)

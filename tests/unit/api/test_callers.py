@@ -60,3 +60,54 @@ def test_the_current_caller_is_nobody_outside_of_requests() -> None:
     with current.set(ANYONE):
         current.get().check_base()
     assert current.get() is NOBODY
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "whole"),
+    [
+        ("sql", "sql", True),
+        ("sql@*", "sql", True),
+        ("sql@**", "sql", True),
+        ("s*", "sql", True),
+        ("*@*", "sql", True),
+        ("sql@3", "sql", False),
+        ("sql@?", "sql", False),
+        ("sql@[0-9]*", "sql", False),
+        ("sql", "sql/../b", False),
+        ("s*", "sql/../b", False),
+        ("s*", "sql b", False),
+        ("base", "base", False),
+    ],
+)
+def test_a_whole_name_takes_a_pattern_for_every_version(
+    pattern: str, name: str, whole: bool
+) -> None:
+    me = caller(pattern)
+    assert me.may_reach(name) is whole
+    if whole:
+        me.check_reference(name)
+    else:
+        with pytest.raises(PermissionDeniedError):
+            me.check_reference(name)
+    assert not me.covers_everything or pattern == "*@*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reference", "reaches"),
+    [
+        ("sql@3", "sql@3", True),
+        ("sql@3", "sql@03", False),
+        ("sql@3", "sql@33", False),
+        ("sql@3*", "sql@33", True),
+        ("sql", "sql@999999999", True),
+        ("s*@1", "sql@1", True),
+        ("s*1", "sql@1", False),
+        ("*", "sql@1", True),
+        ("sql[@]3", "sql@3", False),
+        ("sql@3", "sql@3@3", False),
+    ],
+)
+def test_a_version_is_reached_by_its_own_number(
+    pattern: str, reference: str, reaches: bool
+) -> None:
+    assert caller(pattern).may_reach(reference) is reaches

@@ -16,6 +16,7 @@ from adapters.base.loading import load_base
 from adapters.base.modules import linear_modules, module_shapes_from_config
 from adapters.base.quantization import NF4, UNQUANTIZED, QuantizationSpec
 from adapters.base.reference import resolve_base
+from adapters.file_trust import make_private_folder
 from tests.unit.base.tiny_base import tiny_folder
 
 
@@ -124,3 +125,35 @@ def test_codes_do_not_depend_on_the_compute_dtype(tmp_path: Path, stored: torch.
         models.append(model.get_submodule("model.layers.0.mlp.down_proj").weight)
     assert torch.equal(models[0].data, models[1].data)
     assert torch.equal(models[0].quant_state.absmax, models[1].quant_state.absmax)
+
+
+def test_a_cached_base_that_others_could_have_changed_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"weights")
+    monkeypatch.setattr("adapters.base.embedded.embedded_gguf", lambda _name: gguf)
+    cache = tmp_path / "cache"
+    folder = cache / "bases" / "tiny"
+    make_private_folder(folder)
+    record = {"size": len(b"weights"), "digest": "sha256:converted"}
+    (folder / "source.json").write_text(json.dumps(record))
+    (folder / "model.safetensors").touch()
+    resolved = resolve_base("embedded:tiny", cache)
+    assert (resolved.path, resolved.digest) == (folder, "sha256:converted")
+    for part in (folder / "model.safetensors", folder, folder.parent, cache):
+        before = part.stat().st_mode
+        part.chmod(0o777)
+        with pytest.raises(BaseUnreadableError, match=f"chmod go-w {part}"):
+            resolve_base("embedded:tiny", cache)
+        part.chmod(before)
+
+
+def test_a_digest_that_others_could_have_written_is_computed_anew(tmp_path: Path) -> None:
+    folder, cache = tiny_folder(tmp_path / "m"), tmp_path / "cache"
+    right = resolve_base(str(folder), cache).digest
+    [kept] = (cache / "digests").iterdir()
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "digest": "sha256:forged"}))
+    assert resolve_base(str(folder), cache).digest == "sha256:forged"
+    kept.chmod(0o666)
+    assert resolve_base(str(folder), cache).digest == right

@@ -60,3 +60,18 @@ def test_places_come_back_and_the_wait_is_estimated() -> None:
     for i in range(100):
         admission.leave(f"t{i}", "a", 1)
     assert admission.num_accepted == 0
+
+
+@pytest.mark.parametrize("count", [6, 91])
+def test_a_refusal_tells_nobody_how_busy_others_are(count: int) -> None:
+    def refusal(num_others: int) -> str:
+        admission = Admission(10, 80)
+        for _ in range(75):
+            admission.enter("mine", "sql", 1)
+        for i in range(num_others):
+            admission.enter(f"key{i}", "sql", 1)
+        with pytest.raises(OverloadedError) as caught:
+            admission.enter("mine", "sql", count)
+        return str(caught.value)
+
+    assert refusal(5) == refusal(7)

@@ -210,3 +210,11 @@ def test_computing_time_is_a_budget(seconds: float, num_masks: int | None) -> No
             assert count == num_masks
             return
     assert num_masks is None
+
+
+def test_a_compiled_grammar_is_kept_for_who_asked_for_it() -> None:
+    def of(tenant: str) -> object:
+        return CACHE.compile(GrammarSpec(GrammarKind.REGEX, "[ab]+c", tenant=tenant))
+
+    assert of("one") is of("one")
+    assert of("one") is not of("two"), "a grammar that comes at once tells that another uses it"

@@ -1,12 +1,14 @@
 """Building and loading: what the processor offers, and what happens without a compiler."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from adapters.base.native.build import (
     InstructionSet,
+    built_library,
     load_native,
     supported_instruction_sets,
 )
@@ -65,3 +67,54 @@ def test_a_cached_library_needs_no_compiler(
     assert second is not None
     assert second.path == first.path
     assert second.instruction_set is supported_instruction_sets()[0]
+
+
+@pytest.fixture
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes `built` to whatever it is to make."""
+    compiler = tmp_path / "fake-compiler"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho built > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+
+
+@pytest.mark.usefixtures("fake_compiler")
+def test_what_this_process_built_is_loaded_again(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    library = built_library(InstructionSet.AVX2, cache)
+    assert library.is_relative_to(cache)
+    library.write_text("the same one\n")
+    assert built_library(InstructionSet.AVX2, cache) == library
+    assert library.read_text() == "the same one\n"
+
+
+@pytest.mark.usefixtures("fake_compiler")
+@pytest.mark.parametrize("what", ["library", "folder", "cache", "owner"])
+def test_a_library_that_others_could_have_put_there_is_not_loaded(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    planted = built_library(InstructionSet.AVX2, cache)
+    planted.write_text("planted\n")
+    if what == "owner":
+        if os.getuid() != 0:
+            pytest.skip("only root gives files away")
+        os.chown(planted, 12345, 12345)
+    else:
+        part = {"library": planted, "folder": planted.parent, "cache": cache}[what]
+        part.chmod(0o777)
+    library = built_library(InstructionSet.AVX2, cache)
+    assert library.read_text() == "built\n"
+    assert library.parent.stat().st_mode & 0o077 == 0
+    assert not library.is_relative_to(cache)
+    assert "nothing is loaded from the cache" in caplog.text
+    assert planted.read_text() == "planted\n"
+
+
+@pytest.mark.usefixtures("fake_compiler")
+def test_nothing_is_written_into_a_cache_of_somebody_else(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert not built_library(InstructionSet.AVX2, cache).is_relative_to(cache)
+    assert list(cache.iterdir()) == []

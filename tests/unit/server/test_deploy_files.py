@@ -51,6 +51,8 @@ def test_kubernetes_probes_routes_that_exist_and_waits_for_the_drain() -> None:
     assert flags_of(arguments) <= known_flags()
     drain_seconds = float(arguments[arguments.index("--drain-seconds") + 1])
     assert spec["terminationGracePeriodSeconds"] > drain_seconds + 5
+    [secret] = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
+    assert not secret["defaultMode"] & 0o137, "root's keys file may be read by its group at most"
 
 
 def test_every_alert_has_its_paragraph() -> None:

@@ -46,3 +46,15 @@ def test_a_key_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path) -> None
         assert result.exit_code == 2
         assert "Traceback" not in result.output
     assert not Path(file).exists()
+
+
+def test_the_file_is_its_owners_alone_from_the_first_key_on(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.touch()  # made ready, with whatever mode that gives
+    assert RUN.invoke(_APP, ["keys", "new", "a", "--keys-file", str(path)]).exit_code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    for command in (["new", "b"], ["ls"], ["revoke", "a"]):
+        refused = RUN.invoke(_APP, ["keys", *command, "--keys-file", str(path)])
+        assert refused.exit_code == 2
+        assert "chmod 0600" in " ".join(refused.output.split())
