@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.alias_notes import publish_note
 from adapters.command import (
     DEFAULT_STORE,
     AsJson,
@@ -55,6 +56,7 @@ def merge(
             opened.get(term.ref)
         # Merging needs torch and PEFT; the rest of the command starts without.
         merging: Any = importlib.import_module("adapters.merging")
+        before = opened.alias(name)
         merged = merging.merge_adapters(opened, spec)
         stored = merged.stored
         if as_json:
@@ -72,6 +74,7 @@ def merge(
             f"merged {stored.label} {stored.digest} of rank {stored.rank}; it differs from the "
             f"exact weighted sum by {merged.error:.3%} of that sum's norm"
         )
+        typer.echo(publish_note(stored, before, opened.alias(name)), nl=False)
 
 
 def export(

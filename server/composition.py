@@ -146,7 +146,7 @@ async def serve_model(
 
     def refresh_metrics() -> None:
         engine.refresh_metrics()
-        metrics.keep_adapters([entry.name for entry in catalog.list()])
+        metrics.keep_adapters([entry.current.name for entry in catalog.list()])
 
     tracing = tracer_provider(config.trace_endpoint, VERSION) if config.trace_endpoint else None
     app = create_app(

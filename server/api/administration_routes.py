@@ -107,6 +107,8 @@ def _adapter(report: AdapterReport) -> dict[str, Any]:
         "object": "adapter",
         "current": report.current,
         "loaded": report.is_loaded,
+        "problem": report.problem,
+        "remedy": report.remedy,
         "versions": [_version(version) for version in report.versions],
     }
 

@@ -56,7 +56,8 @@ class GuardedCatalog:
     def list(self) -> Sequence[CatalogEntry]:
         """What the caller may use."""
         caller = self._current.get()
-        return [entry for entry in self._catalog.list() if caller.may_see(entry.name)]
+        seen = [e for e in self._catalog.list() if caller.may_see(e.current.name)]
+        return [e for e in seen if "@" not in e.name or caller.may_use(e.current)]
 
     def load(self, name: str, path: str, *, replace: bool) -> AdapterVersion:
         """See `AdapterCatalog.load`. Raises `PermissionDeniedError` besides."""
