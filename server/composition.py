@@ -35,6 +35,7 @@ from server.engine.merge_process import MergeProcess
 from server.engine.metrics import EngineMetrics
 from server.engine.step_watchdog import StepWatchdog
 from server.engine.store_keeper import StoreKeeper
+from server.engine.throughput_log import ThroughputLog
 from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
@@ -129,7 +130,9 @@ async def serve_model(
         engine.start()
         administration.follow_catalog()
         _free_what_goes(catalog, engine)
-        watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
+        throughput = ThroughputLog(metrics, lambda: len(engine.resident_adapters))
+        works = (catalog.watch(), keeper.tend(), throughput.run())
+        watching = [asyncio.create_task(work) for work in works]
         if config.keys_file and keys is not None:
             watching.append(asyncio.create_task(watch_keys(config.keys_file, keys.replace)))
         watchdog = _step_watchdog(config, engine, drain)

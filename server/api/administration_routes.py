@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.administration_bodies import AliasBody, MergeBody
 from server.api.body import read_body
+from server.api.errors import without_paths
 from server.api.settings import ApiSettings
 from server.core.administration import (
     AdapterAdministration,
@@ -42,7 +43,7 @@ def administration_routes(
                 "version": detail.version,
                 "matched_modules": list(detail.matched_modules),
                 "unmatched_modules": list(detail.unmatched_modules),
-                "problems": list(detail.problems),
+                "problems": [without_paths(problem) for problem in detail.problems],
                 "manifest": dict(detail.manifest),
             }
         )

@@ -11,11 +11,11 @@ from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog
 from server.core.stack import BASE_STACK, AdapterStack
 
-# Anything else can't name an adapter, so it is an unknown model rather than a broken expression.
 MAX_SCALE = 10_000.0
-"""Of an adapter in a stack, either sign. Three factors of it in a row (gate, up and down of an
-MLP), squared in a norm, stay finite in float32 and bfloat16; nothing above 2 is of use."""
+"""Of an adapter in a stack, either sign: three factors of it in a row (gate, up and down of an
+MLP), squared in a norm, stay finite in float32 and bfloat16."""
 
+# Anything else can't name an adapter, so it is an unknown model rather than a broken expression.
 _MAX_HEADER_CHARS = 1000
 _EXPRESSION = re.compile(r"[A-Za-z0-9._@:+\-]+")
 
@@ -68,24 +68,24 @@ def resolve_model(
             f"The model '{model}' does not exist. GET /v1/models lists what this server has"
         )
     stack = catalog.resolve(model, sticky_key)
+    return ServedModel(stack.expression, stack, tuple(catalog.warnings(stack)))
+
+
+def check_scales(stack: AdapterStack, param: str) -> None:
+    """Raises `RequestError` for a scale that would leave the range of the model's numbers."""
     for member in stack.members:
         if abs(member.scale) > MAX_SCALE:
             raise RequestError(
                 f"the scale of {member.adapter.label} is {member.scale:g}; scales are from "
                 f"-{MAX_SCALE:g} to {MAX_SCALE:g}",
-                "adapters" if adapters else "model",
+                param,
             )
-    return ServedModel(stack.expression, stack, tuple(catalog.warnings(stack)))
 
 
 def _header_text(text: str) -> str:
     """Printable ASCII, as much as a header may well have."""
     plain = text.encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in plain)[:MAX_SCALE = 10_000.0
-"""Of an adapter in a stack, either sign. Three factors of it in a row (gate, up and down of an
-MLP), squared in a norm, stay finite in float32 and bfloat16; nothing above 2 is of use."""
-
-_MAX_HEADER_CHARS]
+    return "".join(c if c.isprintable() else " " for c in plain)[:_MAX_HEADER_CHARS]
 
 
 def _plain(scale: float) -> str:
