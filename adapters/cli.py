@@ -19,8 +19,10 @@ from adapters.command import (
     console,
     open_existing,
     print_json,
+    refuse_misspelt_variables,
     told_in_one_line,
 )
+from adapters.command_help import VersionOption, WholeHelpGroup
 from adapters.digest import adapter_digest
 from adapters.errors import FoldError, InspectionError
 from adapters.folding.command import fold_into
@@ -49,7 +51,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    cls=WholeHelpGroup,
 )
+
+
+@app.callback()
+def check_environment(version: VersionOption = False) -> None:
+    refuse_misspelt_variables()
 
 
 @app.command("ls")

@@ -17,6 +17,7 @@ from adapters.command import (
     print_json,
     told_in_one_line,
 )
+from adapters.command_help import WholeHelpGroup
 from adapters.errors import StoreError
 from adapters.keep_policy import KeepPolicy
 from adapters.merge_order import METHODS, MergeSpec
@@ -187,7 +188,9 @@ def add_upkeep_commands(app: typer.Typer) -> None:
     """Register them."""
     for command in (merge, export, policy, prune):
         app.command()(command)
-    quarantine = typer.Typer(help="Versions that don't read, out of sight.", no_args_is_help=True)
+    quarantine = typer.Typer(
+        help="Versions that don't read, out of sight.", no_args_is_help=True, cls=WholeHelpGroup
+    )
     quarantine.command("ls")(list_quarantine)
     quarantine.command()(sweep)
     quarantine.command()(restore)
