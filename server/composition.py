@@ -242,6 +242,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         max_num_sequences=config.max_num_sequences,
         head_format=config.head_format,
         arithmetic=config.arithmetic,
+        allows_special_tokens=config.allow_special_tokens,
     )
 
 

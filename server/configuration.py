@@ -58,6 +58,9 @@ class ServerConfig(BaseModel):
     tool_format: Literal["auto", "hermes", "mistral", "llama3", "json"] = setting(
         MODEL, "auto", "How the model writes tool calls; auto: by its chat template"
     )
+    allow_special_tokens: bool = setting(
+        MODEL, False, "Special tokens written in messages count as such; else they stay text"
+    )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 
     store: str = setting(ADAPTERS, "var/adapters", "The adapter store: a folder, or a URL as s3://")
