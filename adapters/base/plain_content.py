@@ -19,6 +19,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
@@ -28,7 +29,7 @@ _COMPARED = ("role", "type")
 """Keys whose values templates look at rather than write."""
 
 _ANCHOR = "\ufdd0anchor\ufdd1"
-"""Stands before a stretch that isn't the text's beginning: some tokenizers begin texts otherwise."""
+"""Stands before a stretch that isn't the text's beginning: some tokenizers read that otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class PlainContent:
                 "remove it"
             )
         return self._marked(value, chosen), chosen
+
+    def is_plain(self, text: str) -> bool:
+        """Whether nothing in `text` would be marked."""
+        return not self._places(text)
 
     def encode(self, text: str, mark: str) -> tuple[int, ...]:
         """Tokens of a rendered text, in which `mark` stands where `mark()` put it; "" for none."""
@@ -156,7 +161,7 @@ class PlainContent:
     def _marked(self, value: Any, mark: str) -> Any:
         if isinstance(value, str):
             cuts = [0, *(place + 1 for place in sorted(set(self._places(value)))), len(value)]
-            return mark.join(value[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+            return mark.join(value[a:b] for a, b in pairwise(cuts))
         if isinstance(value, Mapping):
             return {
                 self._word(key, mark): self._word(each, mark)

@@ -337,7 +337,7 @@ class StoreCatalog:
                 if stray.alias.targets:
                     raise AdapterUnreadableError(message) from error
                 raise AdapterUnavailableError(message) from error
-            if stray is not None and ref.version in stray.faults:
+            if stray is not None and ref.version is not None and ref.version in stray.faults:
                 raise AdapterUnreadableError(
                     f"adapter {ref} {stray.faults[ref.version]}. {stray.remedy}"
                 ) from error

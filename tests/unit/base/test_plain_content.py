@@ -1,4 +1,4 @@
-"""Special tokens in messages stay text, and ordinary messages keep their tokens, template by template."""
+"""Special tokens in messages stay text, and ordinary messages keep their tokens."""
 
 import copy
 from typing import Any
@@ -139,7 +139,7 @@ def sentencepiece_like(prepend: str) -> Any:
 @given(st.lists(st.sampled_from(["a", " ", "b c", "<s>", "<|x|>", "<", "|x|>", "\n"]), max_size=8))
 @pytest.mark.parametrize("prepend", ["legacy", "first", "always", "never"])
 def test_a_stretch_is_read_as_where_it_stands(prepend: str, parts: list[str]) -> None:
-    """As if no token of the content's were special: the oracle's tokenizer knows only the template's.
+    """As if no token of the content's were special: the oracle knows only the template's.
 
     The template's specials are twins of the content's that no content can write.
     """
