@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from server.api.administration_bodies import AliasBody, MergeBody
 from server.api.body import read_body
 from server.api.errors import without_paths
+from server.api.resolution import check_scales
 from server.api.settings import ApiSettings
 from server.core.administration import (
     AdapterAdministration,
@@ -54,6 +55,7 @@ def administration_routes(
         if info.is_base(body.name):
             raise RequestError(f"'{body.name}' is the base model's name; choose another", "name")
         parents = tuple((parent.name, parent.scale) for parent in body.adapters)
+        check_scales(parents, "adapters")
         order = MergeOrder(body.name, parents, body.method, body.rank, body.density, body.seed)
         result = await administration.merge(order)
         return JSONResponse(

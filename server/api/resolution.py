@@ -1,7 +1,7 @@
 """From the words of a request to what serves it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -71,13 +71,16 @@ def resolve_model(
     return ServedModel(stack.expression, stack, tuple(catalog.warnings(stack)))
 
 
-def check_scales(stack: AdapterStack, param: str) -> None:
-    """Raises `RequestError` for a scale that would leave the range of the model's numbers."""
-    for member in stack.members:
-        if abs(member.scale) > MAX_SCALE:
+def check_scales(scales: Iterable[tuple[str, float]], param: str) -> None:
+    """Scales of adapters, each by its name.
+
+    Raises `RequestError` for one that would leave the range of the model's numbers.
+    """
+    for name, scale in scales:
+        if abs(scale) > MAX_SCALE:
             raise RequestError(
-                f"the scale of {member.adapter.label} is {member.scale:g}; scales are from "
-                f"-{MAX_SCALE:g} to {MAX_SCALE:g}",
+                f"the scale of {name} is {scale:g}; scales are from -{MAX_SCALE:g} to "
+                f"{MAX_SCALE:g}",
                 param,
             )
 

@@ -152,7 +152,8 @@ class Serving:
         )
         if (facts := CURRENT_FACTS.get()) is not None:
             facts.adapter = served.expression
-        check_scales(served.stack, "adapters" if body.adapters else "model")
+        scales = ((member.adapter.label, member.scale) for member in served.stack.members)
+        check_scales(scales, "adapters" if body.adapters else "model")
         return served
 
     async def _completion_prompt(
