@@ -40,6 +40,8 @@ class TransformersTokenizer:
         self._eos_token_ids = eos_token_ids
         self._token_table = token_table
         self._content = None if allows_special_tokens else PlainContent(tokenizer)
+        if self._content is not None:
+            self._content.prepare()  # No request shall hold up the event loop with it.
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

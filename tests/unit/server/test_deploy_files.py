@@ -51,6 +51,7 @@ def test_kubernetes_probes_routes_that_exist_and_waits_for_the_drain() -> None:
     assert flags_of(arguments) <= known_flags()
     drain_seconds = float(arguments[arguments.index("--drain-seconds") + 1])
     assert spec["terminationGracePeriodSeconds"] > drain_seconds + 5
+    assert spec["enableServiceLinks"] is False, "a service's variables would look like settings"
 
 
 def test_every_alert_has_its_paragraph() -> None:
