@@ -132,7 +132,6 @@ class AdapterStore:
 
     def stray(self, name: str) -> StrayName | None:
         """How `name` doesn't mean what its alias says; None when it does, or isn't there."""
-        check_name(name)
         return self._strays.of(name)
 
     def strays(self) -> tuple[StrayName, ...]:
@@ -166,8 +165,8 @@ class AdapterStore:
     def set_alias(self, name: str, target: int | Mapping[int, float]) -> None:
         """Make `name` mean one version, or a canary: several versions by weight.
 
-        Every byte of them is read first. Raises `AdapterNotFoundError`, `UnsoundError` for a
-        version that is damaged, and `InvalidAliasError` for weights that can't be.
+        Reads every byte of them. Raises `AdapterNotFoundError`, `UnsoundError` or
+        `InvalidAliasError`.
         """
         weights = {target: 1.0} if isinstance(target, int) else target
         with self._changing():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapters.alias import Alias
-from adapters.names import AdapterRef
+from adapters.names import AdapterRef, check_name
 from adapters.quarantine import Quarantine
 from adapters.store_layout import StoreLayout
 from adapters.store_reader import StoreReader
@@ -68,6 +68,7 @@ class Strays:
 
     def of(self, name: str) -> StrayName | None:
         """How `name` doesn't mean what its alias says; None when it does, or isn't there."""
+        check_name(name)
         alias, versions = self._reader.alias(name), self._reader.versions(name)
         missing = [version for version in alias.versions if version not in versions]
         if not missing and (alias.targets or not versions):
