@@ -379,8 +379,7 @@ class AdapterStore:
         stored = self.get(ref)
         if reason := damage(stored.path, stored.digest):
             raise UnsoundError(
-                f"{ref} can't be what {ref.name} means: it is damaged: {reason}. Choose another "
-                "version, or import it again"
+                f"{ref} can't be what {ref.name} means: it is damaged: {reason}. Choose another"
             )
 
     def _current_label(self, name: str) -> str | None:
