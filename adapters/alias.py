@@ -41,6 +41,13 @@ class Alias:
         return tuple(version for version, _ in self.targets)
 
     @property
+    def weights_text(self) -> str:
+        """`3`, or a canary as `adapters alias` takes it: `3:0.9 4:0.1`. Empty for nothing."""
+        if not self.is_canary:
+            return "".join(str(version) for version in self.versions)
+        return " ".join(f"{version}:{weight:g}" for version, weight in self.targets)
+
+    @property
     def is_canary(self) -> bool:
         """Whether it points at more than one version."""
         return len(self.targets) > 1

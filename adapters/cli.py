@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adapters.alias import parse_weights
+from adapters.alias_notes import publish_note
 from adapters.command import (
     DEFAULT_STORE,
     AsJson,
@@ -18,8 +19,10 @@ from adapters.command import (
     console,
     open_existing,
     print_json,
+    refuse_misspelt_variables,
     told_in_one_line,
 )
+from adapters.command_help import VersionOption, WholeHelpGroup
 from adapters.digest import adapter_digest
 from adapters.errors import FoldError, InspectionError
 from adapters.folding.command import fold_into
@@ -27,7 +30,14 @@ from adapters.folding.order import AIM, MAX_ERROR
 from adapters.inspection import inspect_adapter
 from adapters.names import AdapterRef, check_name, parse_ref
 from adapters.remote_store import is_remote, open_store
-from adapters.report import detail_table, listing_table, size_text, stored_as_data
+from adapters.report import (
+    damage_note,
+    detail_table,
+    listing_table,
+    size_text,
+    stored_as_data,
+    stray_as_data,
+)
 from adapters.serving_limits import MAX_LORA_RANK
 from adapters.tensor_values import check_values
 from adapters.upkeep_commands import add_upkeep_commands
@@ -41,23 +51,40 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    cls=WholeHelpGroup,
 )
+
+
+@app.callback()
+def check_environment(version: VersionOption = False) -> None:
+    refuse_misspelt_variables()
 
 
 @app.command("ls")
 def list_adapters(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List the adapters: what each name means now."""
+    """List the adapters: what each name means now, a canary as VERSION:WEIGHT.
+
+    A name whose version is missing or damaged is listed too, with what to do about it.
+    """
     with told_in_one_line():
         if not is_remote(store) and not Path(store).is_dir():
             # Looking must not make a store where a path was mistyped.
             typer.echo("[]" if as_json else f"no adapters: there is no folder {store} yet")
             return
         opened = open_store(store)
-        adapters = opened.list()
+        adapters, strays = opened.list(), opened.strays()
         if as_json:
-            print_json([stored_as_data(opened, stored) for stored in adapters])
-        elif adapters:
-            console().print(listing_table(opened, adapters))
+            entries = [stored_as_data(opened, stored) for stored in adapters]
+            entries += [stray_as_data(stray) for stray in strays if stray.points_at_nothing]
+            print_json(sorted(entries, key=lambda entry: str(entry["name"])))
+        elif adapters or strays:
+            console().print(listing_table(opened, adapters, strays))
+            for stray in strays:
+                typer.echo(f"{stray.name} {stray.problem}\n    {stray.remedy}")
+            for note in (damage_note(opened, stored) for stored in adapters):
+                if note is not None:
+                    typer.echo(note)
         else:
             typer.echo(f"no adapters in {store} yet: `adapters import NAME FOLDER` adds one")
 
@@ -137,12 +164,21 @@ def import_adapter(
     quantization: Annotated[
         str, typer.Option(help="Of the base that the fold is served on: nf4, fp4 or none.")
     ] = "nf4",
+    stage: Annotated[
+        bool,
+        typer.Option(
+            "--stage", help="Don't go live: NAME keeps its meaning until `adapters alias`."
+        ),
+    ] = False,
 ) -> None:
-    """Copy a PEFT folder into the store as the next, and current, version of NAME."""
+    """Copy a PEFT folder into the store as the next, and current, version of NAME.
+
+    An import while NAME is a canary ends the canary; --stage leaves it as it is.
+    """
     with told_in_one_line():
-        parse_ref(name)
+        check_name(name)
         if fold:
-            fold_into(store, name, folder, base, quantization, rank, max_error)
+            fold_into(store, name, folder, base, quantization, rank, max_error, stage=stage)
             return
         if rank is not None or max_error is not None:
             raise FoldError("--rank and --max-error are of --fold")
@@ -150,13 +186,22 @@ def import_adapter(
         modules = shapes.modules if shapes is not None else None
         lineage = shapes.lineage if shapes is not None else None
         opened, source = open_store(store), folder.resolve()
+        before = opened.alias(name)
         if folder.suffix == ".tar":
-            stored = opened.import_archive(name, source, base_modules=modules, base=lineage)
+            stored = opened.import_archive(
+                name, source, base_modules=modules, base=lineage, set_alias=not stage
+            )
         else:
             stored = opened.import_folder(
-                name, folder, base_modules=modules, base=lineage, source=str(source)
+                name,
+                folder,
+                base_modules=modules,
+                base=lineage,
+                source=str(source),
+                set_alias=not stage,
             )
         typer.echo(f"imported {stored.label} {stored.digest} into {stored.path}")
+        typer.echo(publish_note(stored, before, opened.alias(name)), nl=False)
 
 
 @app.command()

@@ -12,12 +12,14 @@ import typer
 from rich.console import Console
 
 from adapters.base_shapes import BaseShapes, load_base_shapes
+from adapters.environment import misspelt_variables
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.remote_store import is_remote, open_store
 from adapters.store import AdapterStore
 
 DEFAULT_STORE = "var/adapters"
 _EXIT_FAILED = 1
+_EXIT_MISUSED = 2
 _PIPE_WIDTH = 200
 
 StorePath = Annotated[
@@ -51,6 +53,14 @@ def open_existing(store: str) -> AdapterStore:
             f"there is no store {store}: give its folder with --store or SWITCHYARD_STORE"
         )
     return open_store(store)
+
+
+def refuse_misspelt_variables() -> None:
+    """Exit with 2 where a `SWITCHYARD_*` variable is nearly one of these commands' own."""
+    problems = misspelt_variables(os.environ)
+    if problems:
+        typer.echo("\n".join(f"error: {problem}" for problem in problems), err=True)
+        raise typer.Exit(_EXIT_MISUSED)
 
 
 def base_shapes(reference: str | None) -> BaseShapes | None:

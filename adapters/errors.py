@@ -15,6 +15,7 @@ AdapterError
 ├── MergeError              adapters can't be merged as asked
 ├── FoldError               an adapter can't be folded into a LoRA, or not closely enough
 ├── StoreError              the store can't do this: what is asked contradicts its state
+│   └── AdapterInUseError   a version that its name means can't be removed
 └── BaseModelError          in `adapters.base.errors`: the base model can't be had
 
 To add one: subclass the nearest parent and write the message for the person who reads it: the
@@ -96,3 +97,7 @@ class FoldError(AdapterError):
 
 class StoreError(AdapterError):
     """The store refuses."""
+
+
+class AdapterInUseError(StoreError):
+    """The version is what its name means now."""

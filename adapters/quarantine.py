@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.durable_files import sync_path, write_synced
-from adapters.errors import AdapterNotFoundError, InvalidNameError, StoreError
+from adapters.errors import (
+    AdapterNotFoundError,
+    InvalidNameError,
+    ManifestError,
+    StoreError,
+    UnsoundError,
+)
+from adapters.folder_files import MANIFEST_FILE
+from adapters.manifest import read_manifest
 from adapters.names import AdapterRef, parse_ref
+from adapters.soundness import damage
 from adapters.store_layout import StoreLayout
 
 REASON_FILE = "reason.txt"
@@ -63,7 +72,8 @@ class Quarantine:
     def restore(self, key: str) -> AdapterRef:
         """Move a version back to where it was.
 
-        Raises `AdapterNotFoundError`, and `StoreError` where there is a version again.
+        Raises `AdapterNotFoundError`, `StoreError` where there is a version again, and
+        `UnsoundError` where its files aren't what was published. Reads every byte.
         """
         quarantined = self._get(key)
         ref = quarantined.ref
@@ -71,6 +81,11 @@ class Quarantine:
         target = self._layout.version_folder(ref.name, ref.version)
         if target.exists():
             raise StoreError(f"there is a version {ref} again: import {quarantined.path} instead")
+        if reason := damage(quarantined.path, _published_digest(quarantined.path)):
+            raise UnsoundError(
+                f"{ref} is still damaged: {reason}. Repair {quarantined.path} and try again, or "
+                f"delete it (adapters quarantine rm {key})"
+            )
         target.parent.mkdir(exist_ok=True)
         quarantined.path.rename(target)
         sync_path(target.parent)
@@ -115,3 +130,11 @@ class Quarantine:
             except (InvalidNameError, OSError):
                 continue
             yield QuarantinedAdapter(entry.name, ref, reason.strip(), since, path)
+
+
+def _published_digest(folder: Path) -> str:
+    """What the manifest says; "", which no files have, where it can't be read."""
+    try:
+        return read_manifest(folder / MANIFEST_FILE).digest
+    except ManifestError:
+        return ""

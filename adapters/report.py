@@ -1,19 +1,26 @@
 """How the `adapters` command shows what the store holds: rich tables, or plain data for JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
+from adapters.alias import Alias
+from adapters.soundness import unsound
 from adapters.store import AdapterStore, StoredAdapter
+from adapters.stray_name import StrayName
 
 
 def stored_as_data(store: AdapterStore, stored: StoredAdapter) -> dict[str, Any]:
-    """One version as JSON data, its manifest included."""
+    """One version as JSON data, its manifest included; `alias` is what its name means."""
+    stray = store.stray(stored.name)
     return {
         "name": stored.name,
         "version": stored.version,
+        "alias": _alias_data(store.alias(stored.name)),
+        "problem": None if stray is None else stray.problem,
+        "remedy": None if stray is None else stray.remedy,
         "versions": list(store.versions(stored.name)),
         "digest": stored.digest,
         "rank": stored.rank,
@@ -23,19 +30,43 @@ def stored_as_data(store: AdapterStore, stored: StoredAdapter) -> dict[str, Any]
     }
 
 
-def listing_table(store: AdapterStore, adapters: Iterable[StoredAdapter]) -> Table:
-    """One row for each name: what it means now."""
+def stray_as_data(stray: StrayName) -> dict[str, Any]:
+    """A name that no version stands for, as JSON data beside `stored_as_data`'s."""
+    return {
+        "name": stray.name,
+        "version": None,
+        "alias": _alias_data(stray.alias),
+        "problem": stray.problem,
+        "remedy": stray.remedy,
+        "versions": [stored.version for stored in stray.sound],
+    }
+
+
+def _alias_data(alias: Alias) -> dict[str, float]:
+    return {str(version): weight for version, weight in alias.targets}
+
+
+def listing_table(
+    store: AdapterStore, adapters: Iterable[StoredAdapter], strays: Sequence[StrayName] = ()
+) -> Table:
+    """One row for each name: what it means now, or that it means nothing."""
+    by_name: dict[str, StoredAdapter | StrayName] = {stored.name: stored for stored in adapters}
+    for stray in strays:
+        by_name.setdefault(stray.name, stray)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("NAME", no_wrap=True)
     for title in ("VERSION", "VERSIONS", "RANK", "SIZE"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("PUBLISHED", no_wrap=True)
     table.add_column("BASE", overflow="ellipsis", no_wrap=True)
-    for stored in adapters:
+    for name, stored in sorted(by_name.items()):
+        if isinstance(stored, StrayName):
+            table.add_row(name, "nothing", str(len(stored.sound)), "-", "-", "-", "-")
+            continue
         base = stored.lineage.base
         table.add_row(
             stored.name,
-            str(stored.version),
+            store.alias(name).weights_text,
             str(len(store.versions(stored.name))),
             str(stored.rank),
             size_text(stored.size_bytes),
@@ -51,6 +82,8 @@ def detail_table(store: AdapterStore, stored: StoredAdapter) -> Table:
     rows: list[tuple[str, str | None]] = [
         ("adapter", stored.label),
         ("versions", ", ".join(str(version) for version in store.versions(stored.name))),
+        ("name means", _meaning(store, stored.name)),
+        ("damage", unsound(stored.path)),
         ("published", time_text(manifest.created_unix_seconds)),
         ("method", f"{manifest.method}, rank {stored.rank}"),
         ("size", size_text(stored.size_bytes)),
@@ -81,6 +114,31 @@ def detail_table(store: AdapterStore, stored: StoredAdapter) -> Table:
         if text:
             table.add_row(title, text)
     return table
+
+
+def damage_note(store: AdapterStore, stored: StoredAdapter) -> str | None:
+    """What doesn't read of a current version, and a remedy; None where it reads.
+
+    Names, headers and config are looked at. Whether the weights are still those that were
+    published takes a `verify`.
+    """
+    reason = unsound(stored.path)
+    if reason is None:
+        return None
+    others = [v for v in store.versions(stored.name) if v != stored.version]
+    remedy = (
+        f"`adapters alias {stored.name} {others[-1]}` rolls back"
+        if others
+        else "there is no other version: import one"
+    )
+    return f"{stored.label} is damaged: {reason}\n    {remedy}"
+
+
+def _meaning(store: AdapterStore, name: str) -> str:
+    stray = store.stray(name)
+    if stray is None:
+        return store.alias(name).weights_text
+    return f"{stray.problem}. {stray.remedy}"
 
 
 def size_text(num_bytes: int) -> str:

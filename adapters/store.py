@@ -8,19 +8,26 @@ from pathlib import Path
 
 from adapters.alias import Alias
 from adapters.archive import extract_archive, write_archive
-from adapters.errors import AdapterNotFoundError, ArchiveError, StoreError
+from adapters.errors import (
+    AdapterInUseError,
+    AdapterNotFoundError,
+    ArchiveError,
+    StoreError,
+    UnsoundError,
+)
 from adapters.importing import ImportOrder
 from adapters.keep_policy import KeepPolicy
 from adapters.manifest import BaseLineage, Manifest
 from adapters.names import AdapterRef, check_name
 from adapters.quarantine import Quarantine, QuarantinedAdapter
 from adapters.retention import Retention
-from adapters.soundness import Sweeper
+from adapters.soundness import Sweeper, damage
 from adapters.store_layout import StoreLayout
 from adapters.store_lock import exclusive_lock
 from adapters.store_reader import StoreReader
 from adapters.store_writer import StoreWriter, copy_folder
 from adapters.stored_adapter import StoredAdapter
+from adapters.stray_name import StrayName, Strays
 
 __all__ = ["AdapterStore", "StoredAdapter"]
 
@@ -50,6 +57,7 @@ class AdapterStore:
         self._reader = StoreReader(self._layout)
         self._writer = StoreWriter(self._layout)
         self._quarantine = Quarantine(self._layout)
+        self._strays = Strays(self._layout, self._reader, self._quarantine)
         self._sweeper = Sweeper(self._layout)
         self._retention = Retention(self._layout, self._reader, self._writer)
         try:
@@ -108,7 +116,10 @@ class AdapterStore:
         return stored
 
     def targets_by_name(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
-        """What every name points at: its readable versions, with their weights."""
+        """What every name points at: its readable versions, with their weights.
+
+        A name that points at none of them, and has versions or should mean one, is there too.
+        """
         return self._reader.all_targets()
 
     def name_in(self, path: str) -> str | None:
@@ -118,6 +129,14 @@ class AdapterStore:
     def list(self) -> tuple[StoredAdapter, ...]:
         """The current version of every name, by name."""
         return self._reader.all_current()
+
+    def stray(self, name: str) -> StrayName | None:
+        """How `name` doesn't mean what its alias says; None when it does, or isn't there."""
+        return self._strays.of(name)
+
+    def strays(self) -> tuple[StrayName, ...]:
+        """Every name that doesn't mean what its alias says, by name."""
+        return self._strays.all()
 
     def publish(
         self, name: str, folder: Path, manifest: Manifest, *, set_alias: bool = True
@@ -146,19 +165,20 @@ class AdapterStore:
     def set_alias(self, name: str, target: int | Mapping[int, float]) -> None:
         """Make `name` mean one version, or a canary: several versions by weight.
 
-        Raises `AdapterNotFoundError`, and `InvalidAliasError` for weights that can't be.
+        Reads every byte of them. Raises `AdapterNotFoundError`, `UnsoundError` or
+        `InvalidAliasError`.
         """
         weights = {target: 1.0} if isinstance(target, int) else target
         with self._changing():
             for version in weights:
-                self.get(AdapterRef(name, version))
+                self._check_sound(AdapterRef(name, version))
             self._writer.point(name, weights)
 
     def remove(self, ref: AdapterRef) -> None:
         """Remove one version, or a name with all its versions when `ref` has none.
 
-        Removing the only version removes the name. Raises `AdapterNotFoundError`, and `StoreError`
-        for the version that the name means while there are others.
+        Removing the only version removes the name. Raises `AdapterNotFoundError`, and
+        `AdapterInUseError` for the version that the name means while there are others.
         """
         with self._changing():
             versions = self._reader.versions(ref.name)
@@ -169,7 +189,7 @@ class AdapterStore:
                 self._writer.remove_name(ref.name)
             elif ref.version in self._reader.alias(ref.name).versions:
                 other = [version for version in versions if version != ref.version][-1]
-                raise StoreError(
+                raise AdapterInUseError(
                     f"{ref} is what the name {ref.name} means now: point it elsewhere first "
                     f"(adapters alias {ref.name} {other}), or remove {ref.name} with all versions"
                 )
@@ -184,8 +204,11 @@ class AdapterStore:
         base_modules: Mapping[str, tuple[int, int]] | None = None,
         base: BaseLineage | None = None,
         source: str | None = None,
+        set_alias: bool = True,
     ) -> StoredAdapter:
         """Inspect a PEFT folder and publish it as the current version of `name`.
+
+        Without `set_alias` it is only staged: `name` keeps its meaning.
 
         A manifest in the folder is kept but for its name, parent, source and time, and must agree
         with the weights; without one, a manifest is made. `base_modules` and `base` are the base
@@ -200,6 +223,7 @@ class AdapterStore:
             name,
             copy_folder(folder),
             lambda staged, parent: order.describe(staged, parent, came_with=folder),
+            set_alias=set_alias,
         )
 
     def import_archive(
@@ -209,6 +233,7 @@ class AdapterStore:
         *,
         base_modules: Mapping[str, tuple[int, int]] | None = None,
         base: BaseLineage | None = None,
+        set_alias: bool = True,
     ) -> StoredAdapter:
         """Publish what `export_archive` wrote, as `import_folder` does a folder.
 
@@ -218,7 +243,12 @@ class AdapterStore:
         if not archive.is_file():
             raise ArchiveError(f"there is no file {archive}")
         order = ImportOrder(name, str(archive), base_modules, base)
-        return self._publish(name, lambda staged: extract_archive(archive, staged), order.describe)
+        return self._publish(
+            name,
+            lambda staged: extract_archive(archive, staged),
+            order.describe,
+            set_alias=set_alias,
+        )
 
     def export_archive(self, ref: AdapterRef, target: Path) -> StoredAdapter:
         """Write a version to one tar file. Raises `AdapterNotFoundError`, `ArchiveError`."""
@@ -278,19 +308,13 @@ class AdapterStore:
 
     def quarantine_reason(self, ref: AdapterRef) -> str | None:
         """Why what `ref` names can't be had; None when it isn't in quarantine."""
-        versions = (ref.version,) if ref.version is not None else self.alias(ref.name).versions
-        for version in versions:
-            reason = self._reader.marked.get((ref.name, version))
-            reason = reason or self._quarantine.reason_of(AdapterRef(ref.name, version))
-            if reason is not None:
-                return reason
-        return None
+        return self._strays.quarantine_reason(ref)
 
     def restore(self, key: str) -> AdapterRef:
-        """Take a version out of quarantine, as it is. Raises `AdapterNotFoundError`, `StoreError`.
+        """Take a version out of quarantine, once its files were repaired.
 
-        Whoever repaired its files restores it; a sweep takes it away again if it still doesn't
-        read.
+        Raises `AdapterNotFoundError`, `StoreError`, and `UnsoundError` while the files aren't those
+        that were published.
         """
         with self._changing():
             return self._quarantine.restore(key)
@@ -351,20 +375,25 @@ class AdapterStore:
         self._writer.recover()
         self._quarantine.recover()
 
+    def _check_sound(self, ref: AdapterRef) -> None:
+        stored = self.get(ref)
+        if reason := damage(stored.path, stored.digest):
+            raise UnsoundError(
+                f"{ref} can't be what {ref.name} means: it is damaged: {reason}. Choose another"
+            )
+
     def _current_label(self, name: str) -> str | None:
         current = self._reader.current(name)
         return None if current is None else current.label
 
     def _not_found(self, ref: AdapterRef) -> str:
         versions = self._reader.versions(ref.name)
-        if not versions:
+        if not versions and not self._reader.alias(ref.name).targets:
             close = get_close_matches(ref.name, self.names(), n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             return f"the store {self.root} has no adapter {ref.name}{hint}"
+        stray = self._strays.of(ref.name)
+        if ref.version is None and stray is not None:
+            return f"the name {ref.name} {stray.problem}. {stray.remedy}"
         there = ", ".join(str(version) for version in versions[-10:])
-        if ref.version is not None:
-            return f"adapter {ref.name} has no version {ref.version}; there is: {there}"
-        return (
-            f"the name {ref.name} points at no version: name one (there is: {there}), or set it "
-            f"with `adapters alias {ref.name} {versions[-1]}`"
-        )
+        return f"adapter {ref.name} has no version {ref.version}; there is: {there}"

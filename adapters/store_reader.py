@@ -100,10 +100,26 @@ class StoreReader:
             return tuple(stored for stored in found if stored is not None)
 
     def all_targets(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
-        """Name -> what it points at, of every name that points at a readable version."""
+        """Name -> the readable versions that it points at.
+
+        Of every name that has a version, or whose alias says so.
+        """
         with self._by_index() as folders:
             found = {name: self.targets(name) for name in folders}
-            return {name: targets for name, targets in found.items() if targets}
+            return {name: targets for name, targets in found.items() if targets or self._is(name)}
+
+    def astray(self) -> tuple[str, ...]:
+        """Every name whose alias points at something that can't be read, or at nothing."""
+        with self._by_index() as folders:
+            return tuple(
+                name
+                for name in folders
+                if not (found := self.targets(name)) or len(found) < len(self.alias(name).targets)
+                if self._is(name)
+            )
+
+    def _is(self, name: str) -> bool:
+        return bool(self.alias(name).targets or self.versions(name))
 
     @contextmanager
     def _by_index(self) -> Iterator[list[str]]:

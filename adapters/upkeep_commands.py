@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.alias_notes import publish_note
 from adapters.command import (
     DEFAULT_STORE,
     AsJson,
@@ -16,6 +17,7 @@ from adapters.command import (
     print_json,
     told_in_one_line,
 )
+from adapters.command_help import WholeHelpGroup
 from adapters.errors import StoreError
 from adapters.keep_policy import KeepPolicy
 from adapters.merge_order import METHODS, MergeSpec
@@ -55,6 +57,7 @@ def merge(
             opened.get(term.ref)
         # Merging needs torch and PEFT; the rest of the command starts without.
         merging: Any = importlib.import_module("adapters.merging")
+        before = opened.alias(name)
         merged = merging.merge_adapters(opened, spec)
         stored = merged.stored
         if as_json:
@@ -72,6 +75,7 @@ def merge(
             f"merged {stored.label} {stored.digest} of rank {stored.rank}; it differs from the "
             f"exact weighted sum by {merged.error:.3%} of that sum's norm"
         )
+        typer.echo(publish_note(stored, before, opened.alias(name)), nl=False)
 
 
 def export(
@@ -184,7 +188,9 @@ def add_upkeep_commands(app: typer.Typer) -> None:
     """Register them."""
     for command in (merge, export, policy, prune):
         app.command()(command)
-    quarantine = typer.Typer(help="Versions that don't read, out of sight.", no_args_is_help=True)
+    quarantine = typer.Typer(
+        help="Versions that don't read, out of sight.", no_args_is_help=True, cls=WholeHelpGroup
+    )
     quarantine.command("ls")(list_quarantine)
     quarantine.command()(sweep)
     quarantine.command()(restore)

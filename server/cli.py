@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
+from adapters.command_help import VersionOption, WholeHelpGroup
 from server.api.request_ids import CURRENT_REQUEST_ID
 from server.configuration import ServerConfig, load_config
 from server.core.errors import SwitchyardError
@@ -20,7 +21,13 @@ from server.logs import set_up_logs
 
 logger = logging.getLogger(__name__)
 
-_APP = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=False)
+_APP = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    cls=WholeHelpGroup,
+)
 _APP.add_typer(KEYS, name="keys")
 
 
@@ -32,7 +39,7 @@ def serve(context: typer.Context, **flags: Any) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    config_file = flags.pop("config")
+    config_file, _ = flags.pop("config"), flags.pop("version")
     for name in _lists():
         flags[name] = tuple(flags[name] or ()) or None
     console = Console(stderr=True, highlight=False)
@@ -74,6 +81,7 @@ def _signature() -> inspect.Signature:
         _parameter(
             "config", Annotated[Path | None, typer.Option(help="YAML file with settings")], None
         ),
+        _parameter("version", VersionOption, False),
     ]
     parameters += [
         _parameter(name, Annotated[_flag_type(field), _option(name, field)], None)

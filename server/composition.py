@@ -37,6 +37,7 @@ from server.engine.merge_process import MergeProcess
 from server.engine.metrics import EngineMetrics
 from server.engine.step_watchdog import StepWatchdog
 from server.engine.store_keeper import StoreKeeper
+from server.engine.throughput_log import ThroughputLog
 from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
@@ -133,7 +134,9 @@ async def serve_model(
         engine.start()
         administration.follow_catalog()
         _free_what_goes(catalog, engine)
-        watching = [asyncio.create_task(catalog.watch()), asyncio.create_task(keeper.tend())]
+        throughput = ThroughputLog(metrics, lambda: len(engine.resident_adapters))
+        works = (catalog.watch(), keeper.tend(), throughput.run())
+        watching = [asyncio.create_task(work) for work in works]
         if config.keys_file and keys is not None:
             key_metrics = KeyMetrics(registry)
             key_metrics.follow(len(keys))
@@ -152,7 +155,7 @@ async def serve_model(
 
     def refresh_metrics() -> None:
         engine.refresh_metrics()
-        metrics.keep_adapters([entry.name for entry in catalog.list()])
+        metrics.keep_adapters([entry.current.name for entry in catalog.list()])
 
     tracing = tracer_provider(config.trace_endpoint, VERSION) if config.trace_endpoint else None
     app = create_app(
@@ -256,6 +259,7 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
         max_num_sequences=config.max_num_sequences,
         head_format=config.head_format,
         arithmetic=config.arithmetic,
+        allows_special_tokens=config.allow_special_tokens,
     )
 
 

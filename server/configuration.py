@@ -9,11 +9,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.base.reference import DEFAULT_BASE
+from adapters.environment import COMMAND_VARIABLES, PREFIX, did_you_mean, unknown_variables
 from adapters.serving_limits import ADAPTER_PAGES, MAX_LORA_RANK
 from server.core.errors import ConfigurationError
 
-ENVIRONMENT_PREFIX = "SWITCHYARD_"
-
+ENVIRONMENT_PREFIX = PREFIX
 
 MODEL = "Model"
 ADAPTERS = "Adapters"
@@ -57,6 +57,9 @@ class ServerConfig(BaseModel):
     )
     tool_format: Literal["auto", "hermes", "mistral", "llama3", "json"] = setting(
         MODEL, "auto", "How the model writes tool calls; auto: by its chat template"
+    )
+    allow_special_tokens: bool = setting(
+        MODEL, False, "Special tokens written in messages count as such; else they stay text"
     )
     max_model_len: int | None = setting(MODEL, None, "Window: prompt and answer, tokens", ge=2)
 
@@ -144,12 +147,23 @@ class ServerConfig(BaseModel):
     log_prompts: bool = setting(LOGS, False, "Write prompts into the log")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice; YAML would take the last one without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [(self.construct_object(key, deep=True), key.start_mark) for key, _ in node.value]
+        for position, (key, mark) in enumerate(keys):
+            if any(key == earlier for earlier, _ in keys[:position]):
+                raise ConfigurationError([f"{key}: given twice (line {mark.line + 1})"])
+        return super().construct_mapping(node, deep)
+
+
 def load_config(
     config_file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> ServerConfig:
     """Merge the sources. Raises `ConfigurationError` with every problem of all of them."""
     values: dict[str, Any] = {}
-    problems: list[str] = []
+    problems = unknown_settings(environment)
     if config_file is not None:
         values.update(_read_yaml(config_file))
     for name, field in ServerConfig.model_fields.items():
@@ -163,8 +177,14 @@ def load_config(
     except ValidationError as error:
         for item in error.errors():
             name = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                near = did_you_mean(name.replace("-", "_"), ServerConfig.model_fields)
+                problems.append(f"{name} = {item.get('input')!r}: there is no such setting{near}")
+                continue
             problems.append(f"{name} = {item.get('input')!r}: {item['msg']}")
         raise ConfigurationError(problems) from error
+    if problems:
+        raise ConfigurationError(problems)
     if config.auth and config.keys_file is None and not is_loopback(config.host):
         raise ConfigurationError(
             [
@@ -174,6 +194,12 @@ def load_config(
             ]
         )
     return config
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """A sentence for each `SWITCHYARD_*` variable that nothing of Switchyard reads."""
+    settings = {name.upper() for name in ServerConfig.model_fields}
+    return unknown_variables(environment, settings | COMMAND_VARIABLES)
 
 
 def is_loopback(host: str) -> bool:
@@ -188,7 +214,7 @@ def is_loopback(host: str) -> bool:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text())
+        loaded = yaml.load(path.read_text(), Loader=_Loader)
     except OSError as error:
         raise ConfigurationError([f"{path} can't be read: {error.strerror}"]) from error
     except yaml.YAMLError as error:

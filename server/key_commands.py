@@ -8,12 +8,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from adapters.command_help import VersionOption, WholeHelpGroup
 from server.api.callers import BASE_WORD, Right
 from server.api.key_file import read_keys, write_keys
 from server.api.keys import KeyRecord, new_key
+from server.configuration import unknown_settings
 from server.core.errors import ConfigurationError
 
-KEYS = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+KEYS = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list and revoke API keys.",
+    rich_markup_mode=None,
+    cls=WholeHelpGroup,
+)
+
+
+@KEYS.callback()
+def of_keys(version: VersionOption = False) -> None:
+    problems = unknown_settings(os.environ)
+    if problems:
+        raise _fail(str(ConfigurationError(problems)))
+
 
 _DEFAULT_FILE = Path("var/keys.yaml")
 _File = Annotated[

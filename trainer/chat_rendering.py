@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adapters.base.plain_content import MARKS, PlainContent
 from trainer.data.conversation import ASSISTANT, TOOL, USER, Conversation, Turn, as_messages
 from trainer.errors import TemplateError
 
 Span = tuple[int, int]
 """Characters from the first up to, but without, the second."""
 
+_MARK = MARKS[0]
 _SENTINEL = "answerGoesHere"
 _TAGS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -34,6 +36,8 @@ class RenderedRow:
 class ChatRenderer:
     """Renders with a transformers tokenizer's `apply_chat_template` and finds the answers in it.
 
+    What it renders holds marks where a message has the text of a special token; `encode` reads it.
+
     What an answer begins with is what follows the prompt that a server would send; a template with
     `{% generation %}` tags may leave parts of it out. An answer ends with the first of
     `special_tokens` behind its content: the template's own end token or, where the template has
@@ -44,6 +48,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._template_text = template_text
         self._special_tokens = special_tokens
+        self._content = PlainContent(tokenizer)
         self._has_tags = _TAGS.search(template_text) is not None
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> str:
@@ -105,7 +110,7 @@ class ChatRenderer:
 
     def _around(self, turns: Sequence[Turn], tools: str) -> tuple[str, str]:
         """What the template writes before and behind the content of the last turn."""
-        sentinel = _unused_sentinel(turns[:-1])
+        sentinel = self._unused_sentinel(turns[:-1])
         rendered = self._render([*turns[:-1], replace(turns[-1], content=sentinel)], tools)
         if rendered.count(sentinel) != 1:
             raise TemplateError(
@@ -126,7 +131,7 @@ class ChatRenderer:
         return text[: min(ends, key=lambda end: (end[0], -end[1]))[1]] if ends else ""
 
     def _next_turn_token(self, turns: Sequence[Turn], tools: str) -> str:
-        sentinel = _unused_sentinel(turns)
+        sentinel = self._unused_sentinel(turns)
         answer, question = sentinel + "A", sentinel + "Q"
         asked_again = [*turns[:-1], replace(turns[-1], content=answer), Turn(USER, question)]
         _, _, following = self._render(asked_again, tools).partition(answer)
@@ -142,9 +147,10 @@ class ChatRenderer:
         """The generation tags of the last turn, stretched to the end of `text`."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        given, offered = self._marked(as_messages(turns), tools)
         _, indices = render_jinja_template(
-            conversations=[as_messages(turns)],
-            tools=json.loads(tools) if tools else None,
+            conversations=[given],
+            tools=offered,
             chat_template=self._template_text,
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
@@ -154,6 +160,14 @@ class ChatRenderer:
         if not spans:
             raise TemplateError("the chat template has generation tags, but none around an answer")
         return (*spans[:-1], (spans[-1][0], len(text)))
+
+    def _unused_sentinel(self, turns: Sequence[Turn]) -> str:
+        sentinel = _SENTINEL
+        while not self._content.is_plain(sentinel) or any(
+            sentinel in turn.content or sentinel in turn.tool_calls for turn in turns
+        ):
+            sentinel += "X"
+        return sentinel
 
     def _check_tools(self) -> None:
         if "tool" not in self._template_text:
@@ -169,11 +183,12 @@ class ChatRenderer:
         self, messages: list[dict[str, Any]], tools: str, *, add_generation_prompt: bool
     ) -> str:
         """The template over `messages`. Raises `TemplateError` when it refuses them."""
+        given, offered = self._marked(messages, tools)
         try:
-            return str(
+            text = str(
                 self._tokenizer.apply_chat_template(
-                    messages,
-                    tools=json.loads(tools) if tools else None,
+                    given,
+                    tools=offered,
                     chat_template=self._template_text,
                     add_generation_prompt=add_generation_prompt,
                     tokenize=False,
@@ -182,6 +197,22 @@ class ChatRenderer:
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise TemplateError(f"the chat template refuses the roles {roles}: {error}") from error
+        return text
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of what `prompt`, `rows` and `render_messages` rendered, or of a part of it."""
+        return self._content.encode(text, _MARK if _MARK in text else "")
+
+    def _marked(self, messages: Sequence[Any], tools: str) -> tuple[list[Any], Any]:
+        """What the template is given: special tokens in it are marked, to stay text as on a server.
+
+        Raises `TemplateError` where the mark itself is in it.
+        """
+        given = [list(messages), json.loads(tools) if tools else None]
+        if _MARK in json.dumps(given, ensure_ascii=False):
+            raise TemplateError("a row holds the noncharacter U+FDD0, which no text has: remove it")
+        (marked, offered), _ = self._content.mark(given, _MARK)
+        return marked, offered
 
 
 def _join(rows: list[RenderedRow], answer: RenderedRow) -> None:
@@ -201,13 +232,6 @@ def _common_length(one: str, other: str) -> int:
 
 def _common_suffix(one: str, other: str) -> str:
     return one[len(one) - _common_length(one[::-1], other[::-1]) :]
-
-
-def _unused_sentinel(turns: Sequence[Turn]) -> str:
-    sentinel = _SENTINEL
-    while any(sentinel in turn.content or sentinel in turn.tool_calls for turn in turns):
-        sentinel += "X"
-    return sentinel
 
 
 def _wrong_prompt(prompt: str, text: str) -> str:

@@ -4,6 +4,9 @@ import importlib
 
 import typer
 
+from adapters.command import refuse_misspelt_variables
+from adapters.command_help import VersionOption, WholeHelpGroup
+
 COMMANDS = (
     "init", "schema", "check", "run", "resume", "eval", "compare", "export", "verify",
 )  # fmt: skip
@@ -15,7 +18,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    cls=WholeHelpGroup,
 )
+
+
+@app.callback()
+def check_environment(version: VersionOption = False) -> None:
+    refuse_misspelt_variables()
+
 
 for _name in COMMANDS:
     importlib.import_module(f"trainer.commands.{_name}").register(app)

@@ -145,4 +145,4 @@ class ConversationLabeller:
             raise TemplateError("the base has no chat template, so conversations can't be rendered")
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._renderer.encode(text)

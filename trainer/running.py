@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from adapters.alias_notes import publish_note
 from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoint, is_disk_full
@@ -322,9 +323,12 @@ def _publish(
         return None
     parent = parent_version(store, config.name)
     manifest = build_manifest(config, ready.base, ready.data, ready.labeller, metrics, parent)
+    before = store.alias(config.name)
     stored = publish_adapter(store, manifest, folder, config.publish)
     size = folder_size_bytes(stored.path)
     console.print(f"published {stored.label} ({size / 1e6:.2f} MB) in {stored.path}", style="bold")
+    if note := publish_note(stored, before, store.alias(config.name)):
+        console.print(note.rstrip(), markup=False, highlight=False, soft_wrap=True)
     return stored
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from adapters.alias_notes import publish_note
 from adapters.base.quantization import QuantizationSpec
 from adapters.errors import FoldError
 from adapters.folding.order import MAX_ERROR, FoldSpec
@@ -20,6 +21,8 @@ def fold_into(
     quantization: str,
     rank: int | None,
     max_error: float | None,
+    *,
+    stage: bool = False,
 ) -> None:
     """Fold, publish, and print what was lost. Raises `AdapterError`."""
     if base is None:
@@ -32,7 +35,8 @@ def fold_into(
     opened = open_store(store)
     # Folding needs torch and PEFT; the rest of the command starts without.
     folding: Any = importlib.import_module("adapters.folding.fold")
-    folded = folding.fold_adapter(opened, folder, spec)
+    before = opened.alias(name)
+    folded = folding.fold_adapter(opened, folder, spec, set_alias=not stage)
     stored = folded.stored
     typer.echo(
         f"folded {folded.method} into {stored.label} {stored.digest}, a LoRA of rank "
@@ -42,6 +46,7 @@ def fold_into(
         f"logits on the golden prompts: at most {folded.logit_difference:.2g} from PEFT's own "
         f"model, of the {folded.logit_effect:.2g} that the adapter changes them by"
     )
+    typer.echo(publish_note(stored, before, opened.alias(name)), nl=False)
 
 
 def _format(quantization: str) -> QuantizationSpec:

@@ -52,7 +52,9 @@ class FoldedAdapter:
     logit_effect: float
 
 
-def fold_adapter(store: AdapterStore, folder: Path, spec: FoldSpec) -> FoldedAdapter:
+def fold_adapter(
+    store: AdapterStore, folder: Path, spec: FoldSpec, *, set_alias: bool = True
+) -> FoldedAdapter:
     """Fold the PEFT folder and publish the result as the current version of `spec.name`.
 
     Raises `FoldError` for what can't be folded or would lose more than `spec.max_error`,
@@ -89,7 +91,7 @@ def fold_adapter(store: AdapterStore, folder: Path, spec: FoldSpec) -> FoldedAda
             "fold_logit_effect": effect,
         }
         manifest = _manifest(store, base, source, spec, rank, metrics)
-        stored = store.publish(spec.name, target, manifest)
+        stored = store.publish(spec.name, target, manifest, set_alias=set_alias)
     return FoldedAdapter(
         stored, source.method, max(errors), sum(errors) / len(errors), difference, effect
     )

@@ -4,6 +4,7 @@ Source: vllm/entrypoints/openai/models/serving.py. The error object is the OpenA
 """
 
 import asyncio
+import logging
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -11,11 +12,14 @@ from starlette.responses import PlainTextResponse, Response
 
 from adapters.errors import AdapterExistsError, AdapterNotFoundError
 from server.api.body import read_body
+from server.api.errors import NothingToLoadError, without_paths
 from server.api.schemas import LoadAdapterBody, UnloadAdapterBody
 from server.api.settings import ApiSettings
 from server.core.errors import AdapterUnavailableError, RequestError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog
+
+logger = logging.getLogger(__name__)
 
 
 def adapter_routes(info: ModelInfo, catalog: AdapterCatalog, settings: ApiSettings) -> APIRouter:
@@ -45,7 +49,9 @@ def adapter_routes(info: ModelInfo, catalog: AdapterCatalog, settings: ApiSettin
                 "adapter in place, set 'load_inplace' to True."
             ) from error
         except AdapterNotFoundError as error:
-            raise AdapterNotFoundError(f"Loading lora {name} failed: {error}") from error
+            logger.warning("lora %r can't be loaded from %r: %s", name, path, error)
+            told = without_paths(str(error), said=path)
+            raise NothingToLoadError(f"Loading lora {name} failed: {told}") from error
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @router.post("/v1/unload_lora_adapter", response_model=None)

@@ -8,6 +8,8 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.administration_bodies import AliasBody, MergeBody
 from server.api.body import read_body
+from server.api.errors import without_paths
+from server.api.resolution import check_scales
 from server.api.settings import ApiSettings
 from server.core.administration import (
     AdapterAdministration,
@@ -42,7 +44,7 @@ def administration_routes(
                 "version": detail.version,
                 "matched_modules": list(detail.matched_modules),
                 "unmatched_modules": list(detail.unmatched_modules),
-                "problems": list(detail.problems),
+                "problems": [without_paths(problem) for problem in detail.problems],
                 "manifest": dict(detail.manifest),
             }
         )
@@ -53,6 +55,7 @@ def administration_routes(
         if info.is_base(body.name):
             raise RequestError(f"'{body.name}' is the base model's name; choose another", "name")
         parents = tuple((parent.name, parent.scale) for parent in body.adapters)
+        check_scales(parents, "adapters")
         order = MergeOrder(body.name, parents, body.method, body.rank, body.density, body.seed)
         result = await administration.merge(order)
         return JSONResponse(
@@ -107,6 +110,8 @@ def _adapter(report: AdapterReport) -> dict[str, Any]:
         "object": "adapter",
         "current": report.current,
         "loaded": report.is_loaded,
+        "problem": report.problem,
+        "remedy": report.remedy,
         "versions": [_version(version) for version in report.versions],
     }
 

@@ -18,7 +18,12 @@ from server.api.administration_routes import administration_routes
 from server.api.callers import ANYONE, NOBODY, CurrentCaller
 from server.api.deadlines import CurrentDeadline
 from server.api.drain import Drain
-from server.api.errors import MethodNotAllowedError, UnknownUrlError, error_response
+from server.api.errors import (
+    MethodNotAllowedError,
+    UnknownUrlError,
+    error_response,
+    hides_a_path,
+)
 from server.api.guard import Door, GuardMiddleware
 from server.api.guarded_administration import GuardedAdministration
 from server.api.guarded_catalog import GuardedCatalog
@@ -143,7 +148,10 @@ def create_app(
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Any error as its row of the table says. Unforeseen ones are logged by the ASGI server."""
-    return error_response(_translated(request, error))
+    told = _translated(request, error)
+    if isinstance(told, SwitchyardError | AdapterError) and hides_a_path(told):
+        logger.warning("the client isn't told the paths of: %s", told)
+    return error_response(told)
 
 
 def _translated(request: Request, error: Exception) -> Exception:

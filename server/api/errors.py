@@ -9,6 +9,7 @@ ApiError
 ├── RateLimitedError        the key's requests or tokens per minute are used up
 ├── HeadersTooLargeError    the request's line and headers are over the limit
 ├── SlowBodyError           the request's body doesn't arrive
+├── NothingToLoadError      no adapter can be loaded from the path that the client gave
 ├── UnknownUrlError         no such route
 ├── MethodNotAllowedError   the route has other methods
 ├── NotReadyError           the engine doesn't step
@@ -29,7 +30,15 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 
-from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError, StoreError
+from adapters.errors import (
+    AdapterError,
+    AdapterExistsError,
+    AdapterInUseError,
+    AdapterNotFoundError,
+    StoreError,
+    UnsoundError,
+)
+from server.api.request_facts import CURRENT_FACTS
 from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
@@ -90,6 +99,10 @@ class DrainingError(ApiError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NothingToLoadError(ApiError):
+    """No adapter can be loaded from where the client said."""
+
+
 class UnknownUrlError(ApiError):
     """No route has this path."""
 
@@ -129,7 +142,15 @@ class ErrorRow:
     retry_after_seconds: float | None = None
 
 
-_PATH = re.compile(r"(?<![\w.:/])/[\w.@+-]+(?:/[\w.@+-]*)*")
+_PATH = re.compile(
+    r"""(?P<quote>['"])/(?!/)[^'"\n]*(?P=quote)|(?<![\w.:/~])~?/[\w.@+~-]+(?:/[\w.@+~-]*)*"""
+)
+"""An absolute path: whatever is in quotes behind a slash, or words with slashes between them."""
+
+_PLAIN_PARAM = re.compile(r"[\w.\[\]@-]{1,80}", re.ASCII)
+"""A field's name that may stand in a log line: clients make names up."""
+
+_ROUTES = ("/v1/", "/health", "/metrics", "/tokenize", "/detokenize", "/openapi.json", "/version")
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
@@ -141,7 +162,10 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     PinLimitError: ErrorRow(409, _INVALID, "pin_limit_reached", "name"),
     AdapterError: ErrorRow(400, _INVALID, "invalid_adapter", "lora_path"),
     AdapterExistsError: ErrorRow(400, _INVALID, "adapter_exists", "lora_name"),
+    NothingToLoadError: ErrorRow(404, _INVALID, "adapter_not_found", "lora_name"),
     AdapterNotFoundError: ErrorRow(404, _INVALID, "adapter_not_found", "lora_name"),
+    UnsoundError: ErrorRow(409, _INVALID, "adapter_unsound", "version"),
+    AdapterInUseError: ErrorRow(409, _INVALID, "adapter_in_use", "name"),
     StoreError: ErrorRow(500, _SERVER, "store_failed"),
     AuthenticationError: ErrorRow(401, _INVALID, "invalid_api_key"),
     PermissionDeniedError: ErrorRow(403, _INVALID, "permission_denied"),
@@ -177,10 +201,55 @@ def error_object(error: Exception) -> dict[str, dict[str, str | None]]:
     row = row_of(error)
     is_ours = isinstance(error, SwitchyardError | AdapterError)
     message = str(error) if is_ours else "The server failed on this request; its log says why."
-    if row.status >= 500:
-        message = _PATH.sub("(a path)", message)  # Where files are is for the log.
+    if row.status >= 500 or _is_of_files(error):
+        message = without_paths(message)
     param = getattr(error, "param", None) or row.param
     return {"error": {"message": message, "type": row.type, "param": param, "code": row.code}}
+
+
+def hides_a_path(error: Exception) -> bool:
+    """Whether the client is told less than `error` says: the log must have the rest."""
+    return error_object(error)["error"]["message"] != str(error)
+
+
+def without_paths(text: str, said: str = "") -> str:
+    """`text` for a client: where files are on this machine is for the log.
+
+    Routes stay, and so does the path that the client itself `said`.
+    """
+
+    def hidden(found: re.Match[str]) -> str:
+        path = found.group()
+        quote = found.group("quote") or ""
+        bare = path.strip(quote) if quote else path
+        if bare.startswith(_ROUTES) or bare == said:
+            return path
+        return f"{quote}(a path){quote}"
+
+    return _PATH.sub(hidden, text)
+
+
+def _is_of_files(error: BaseException | None) -> bool:
+    """Whether the text of `error` may come from what read or wrote files.
+
+    Errors of this floor are written for clients.
+    """
+    if isinstance(error, ApiError):
+        return False
+    while error is not None:
+        if isinstance(error, AdapterError | OSError):
+            return True
+        error = error.__cause__
+    return False
+
+
+def note_refusal(error: Exception) -> None:
+    """Let the request's line in the log say what became of it."""
+    if (facts := CURRENT_FACTS.get()) is not None:
+        row = row_of(error)
+        facts.error_code = row.code or row.type
+        param = getattr(error, "param", None) or row.param
+        facts.error_param = param if param and _PLAIN_PARAM.fullmatch(param) else None
 
 
 def error_headers(error: Exception) -> dict[str, str]:
@@ -201,5 +270,6 @@ def error_headers(error: Exception) -> dict[str, str]:
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """`error` as a whole HTTP answer."""
+    """`error` as a whole HTTP answer; the request's line in the log says why too."""
+    note_refusal(error)
     return JSONResponse(error_object(error), row_of(error).status, error_headers(error))

@@ -1,6 +1,7 @@
 """The door: who may come in, and whether anybody may at the moment."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,8 +41,14 @@ class Door:
         self._anyone = anyone
         self._metrics_are_open = metrics_are_open
 
-    def admit(self, method: str, path: str, authorization: str) -> Caller:
-        """The caller of a request.
+    def admit(
+        self,
+        method: str,
+        path: str,
+        authorization: str,
+        identified: Callable[[Caller], None] = lambda _: None,
+    ) -> Caller:
+        """The caller of a request. `identified` is told who it is even if it may not pass.
 
         Raises `AuthenticationError`, `PermissionDeniedError` or `RateLimitedError`.
         """
@@ -55,6 +62,7 @@ class Door:
             caller_or_none = self._keys.caller_of(_bearer(authorization))
             return caller_or_none or self._anyone
         caller = self._caller(self._keys, authorization)
+        identified(caller)
         if right not in caller.rights:
             held = ", ".join(sorted(r.value for r in caller.rights)) or "none"
             raise PermissionDeniedError(
@@ -110,8 +118,12 @@ class GuardMiddleware:
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         try:
             with self._drain.entered(path):
-                caller = self._door.admit(method, path, headers.get("authorization", ""))
-                scope.setdefault("state", {})["caller"] = caller
+                caller = self._door.admit(
+                    method,
+                    path,
+                    headers.get("authorization", ""),
+                    lambda who: scope.setdefault("state", {}).update(caller=who),
+                )
                 with self._current.set(caller), self._deadline.begun(headers.get(TIMEOUT_HEADER)):
                     await self._app(scope, self._timed(receive), send)
         except SwitchyardError as error:

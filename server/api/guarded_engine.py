@@ -7,6 +7,7 @@ from dataclasses import replace
 from server.api.callers import Caller, CurrentCaller
 from server.api.deadlines import CurrentDeadline
 from server.api.rate_limits import RateLimits
+from server.api.request_facts import CURRENT_FACTS
 from server.core.ports import ChatTokenizer, GenerationEngine
 from server.core.request import GenerationDelta, GenerationRequest
 
@@ -44,7 +45,7 @@ class GuardedEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationDelta]:
         """See `GenerationEngine.generate`. Raises for missing rights and for rates."""
-        caller = self._current.get()
+        caller, facts = self._current.get(), CURRENT_FACTS.get()
         caller.check_stack(request.stack)
         self._limits.take_prompt(caller, len(request.prompt_token_ids))
         if self._prompt_logger is not None:
@@ -56,9 +57,13 @@ class GuardedEngine:
             weight=caller.weight,
             timeout_seconds=self._deadline.remaining_seconds(),
         )
+        if facts is not None:
+            facts.note_prompt(len(request.prompt_token_ids))
         deltas = self._engine.generate(owned)
         try:
             async for delta in self._counted(deltas, caller):
+                if facts is not None:
+                    facts.note_tokens(delta.num_tokens)
                 yield delta
         finally:
             if isinstance(deltas, AsyncGenerator):

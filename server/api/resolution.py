@@ -1,7 +1,7 @@
 """From the words of a request to what serves it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -10,6 +10,10 @@ from server.core.errors import AdapterUnavailableError, RequestError
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog
 from server.core.stack import BASE_STACK, AdapterStack
+
+MAX_SCALE = 10_000.0
+"""Of an adapter in a stack, either sign: three factors of it in a row (gate, up and down of an
+MLP), squared in a norm, stay finite in float32 and bfloat16."""
 
 # Anything else can't name an adapter, so it is an unknown model rather than a broken expression.
 _MAX_HEADER_CHARS = 1000
@@ -65,6 +69,20 @@ def resolve_model(
         )
     stack = catalog.resolve(model, sticky_key)
     return ServedModel(stack.expression, stack, tuple(catalog.warnings(stack)))
+
+
+def check_scales(scales: Iterable[tuple[str, float]], param: str) -> None:
+    """Scales of adapters, each by its name.
+
+    Raises `RequestError` for one that would leave the range of the model's numbers.
+    """
+    for name, scale in scales:
+        if abs(scale) > MAX_SCALE:
+            raise RequestError(
+                f"the scale of {name} is {scale:g}; scales are from -{MAX_SCALE:g} to "
+                f"{MAX_SCALE:g}",
+                param,
+            )
 
 
 def _header_text(text: str) -> str:

@@ -12,7 +12,8 @@ from server.api.formats import StreamReport
 from server.api.generation_body import GenerationBody
 from server.api.logprob_objects import LogprobObjects
 from server.api.prompts import PromptTokens
-from server.api.resolution import ServedModel, resolve_model
+from server.api.request_facts import CURRENT_FACTS
+from server.api.resolution import ServedModel, check_scales, resolve_model
 from server.api.response_body import ResponseBody
 from server.api.response_format import ResponseFormat
 from server.api.sampling import SamplingFactory
@@ -139,7 +140,7 @@ class Serving:
         return await self._answering.answer(request, job)
 
     def resolve(self, body: GenerationBody, num_prompts: int, num_tries: int) -> ServedModel:
-        """What serves the request. Raises `RequestError` for too many answers."""
+        """What serves the request. Raises `RequestError` for too many answers or a huge scale."""
         limit, num_choices = self._settings.max_choices, num_prompts * num_tries
         if num_choices > limit:
             param = "prompt" if num_tries == 1 else "n" if num_tries == body.n else "best_of"
@@ -149,13 +150,18 @@ class Serving:
                 "several",
                 param,
             )
-        return resolve_model(
+        served = resolve_model(
             body.model,
             body.adapters,
             info=self._info,
             catalog=self._catalog,
             sticky_key=body.user or body.safety_identifier,
         )
+        if (facts := CURRENT_FACTS.get()) is not None:
+            facts.adapter = served.expression
+        scales = ((member.adapter.label, member.scale) for member in served.stack.members)
+        check_scales(scales, "adapters" if body.adapters else "model")
+        return served
 
     async def _completion_prompt(
         self, body: CompletionBody, given: str | list[int]

@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.api.deltas import Deltas, aborted, check_delta, close_deltas, incomplete
 from server.api.disconnect import await_while_connected, cancel
+from server.api.errors import note_refusal
 from server.api.formats import AnswerFormat, CachedPrompts, Usage
 from server.api.settings import ApiSettings
 from server.core.errors import SwitchyardError
@@ -78,9 +79,11 @@ class AnswerStream:
             usage = Usage(self._num_prompt_tokens, self._num_tokens, self._cached.num_tokens)
             held += self._answer.closing(usage)
         except SwitchyardError as error:
+            note_refusal(error)
             held += self._answer.error(error)
         except Exception as error:
             logger.exception("a stream broke off")
+            note_refusal(error)
             held += self._answer.error(error)
         yield held + self._answer.end
 
@@ -95,6 +98,7 @@ class AnswerStream:
 
     def cut_off(self) -> bytes:
         """What ends a stream that the server doesn't finish."""
+        note_refusal(aborted())
         return self._answer.error(aborted()) + self._answer.end
 
     async def _next(self) -> GenerationDelta | None:

@@ -43,13 +43,16 @@ class VersionReport:
 class AdapterReport:
     """One name. `current` is what the name alone mostly means, None when it points at nothing.
 
-    `versions` are those it points at, or all of them where details were asked for.
+    `versions` are those it points at, or all of them where details were asked for or it points at
+    nothing. `problem` and `remedy` say how it doesn't mean what its alias says, where that is so.
     """
 
     name: str
     current: int | None
     versions: tuple[VersionReport, ...]
     is_loaded: bool = True
+    problem: str | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class AdapterAdministration(Protocol):
     """Looks after the adapters of a running server. Every `reference` is `sql` or `sql@3`."""
 
     async def reports(self) -> Sequence[AdapterReport]:
-        """Every name that points at a version, by name; reads no disk."""
+        """Every name, by name, those that point at nothing included; reads no disk."""
         ...
 
     async def describe(self, reference: str) -> AdapterDetail:

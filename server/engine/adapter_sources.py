@@ -27,15 +27,20 @@ class AdapterSources:
         """
         try:
             folder = Path(path).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # A loop of links; a NUL character.
-            raise AdapterNotFoundError(f"No adapter found for {path!r}: {error}") from error
-        if not any(folder.is_relative_to(root) for root in self._roots):
+            is_below = any(folder.is_relative_to(root) for root in self._roots)
+            is_adapter = is_below and (folder / "adapter_config.json").is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            # A NUL, a name over the file system's limit, text that no name is made of, a link loop.
+            raise AdapterNotFoundError(
+                f"No adapter found for {path[:80]!r}: no folder can be called so"
+            ) from error
+        if not is_below:
             allowed = ", ".join(str(root) for root in self._roots) or "none is configured"
             raise AdapterNotFoundError(
                 f"No adapter found for '{path}': adapters are read only below {allowed} "
                 "(setting adapter_roots)"
             )
-        if not (folder / "adapter_config.json").is_file():
+        if not is_adapter:
             raise AdapterNotFoundError(f"No adapter found for '{path}'.")
         return folder
 

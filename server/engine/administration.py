@@ -8,6 +8,7 @@ from adapters.errors import AdapterError, InspectionError
 from adapters.inspection import inspect_adapter
 from adapters.names import AdapterRef, parse_ref
 from adapters.store import StoredAdapter
+from adapters.stray_name import StrayName
 from server.core.administration import (
     AdapterDetail,
     AdapterMerger,
@@ -66,33 +67,38 @@ class Administration:
     async def reports(self) -> Sequence[AdapterReport]:
         """See `core.administration.AdapterAdministration.reports`."""
         on_device = frozenset(self._bank.resident_adapters)
-        return [self._report(entry, on_device) for entry in self._catalog.entries()]
+        known = [self._report(entry, on_device) for entry in self._catalog.entries()]
+        lost = [s for s in self._catalog.strays() if s.points_at_nothing]
+        return sorted(
+            [*known, *(self._stray_report(stray, on_device) for stray in lost)],
+            key=lambda report: report.name,
+        )
 
     async def describe(self, reference: str) -> AdapterDetail:
         """See `core.administration.AdapterAdministration.describe`."""
         ref = _ref(reference)
         versions = await asyncio.to_thread(self._versions, ref.name)
         weights = dict(self._store.alias(ref.name).targets)
+        stray = self._store.stray(ref.name)
         wanted = ref.version or self._store.alias(ref.name).version
+        if ref.version is None and stray is not None and stray.points_at_nothing and stray.sound:
+            wanted = stray.sound[-1].version
         chosen = next((s for s in versions if s.version == wanted), None)
         if chosen is None:
             self._catalog.entry(reference)  # says why: unknown, unloaded, in quarantine
             raise AdapterUnavailableError(f"the name {ref.name} points at no version")
         on_device = frozenset(self._bank.resident_adapters)
         reports = tuple(
-            self._version_report(
-                adapter_version(stored),
-                weight=weights.get(stored.version, 0.0),
-                method=stored.method,
-                created=stored.created_unix_seconds,
-                root=f"{stored.name}/{stored.version}",
-                mismatches=self._catalog.served.mismatches(stored.lineage),
-                on_device=on_device,
-            )
+            self._stored_report(stored, weights.get(stored.version, 0.0), on_device)
             for stored in versions
         )
         report = AdapterReport(
-            ref.name, wanted, reports, is_loaded=not self._catalog.is_hidden(ref.name)
+            ref.name,
+            None if ref.version is None and wanted not in weights else wanted,
+            reports,
+            is_loaded=not self._catalog.is_hidden(ref.name),
+            problem=stray.problem if stray is not None else None,
+            remedy=stray.remedy if stray is not None else None,
         )
         return await asyncio.to_thread(self._detail, report, chosen)
 
@@ -208,11 +214,38 @@ class Administration:
             )
             for version, weight in entry.targets
         )
+        stray = self._catalog.stray(entry.name)
         return AdapterReport(
             entry.name,
             entry.current.version,
             reports,
             is_loaded=not self._catalog.is_hidden(entry.name),
+            problem=stray.problem if stray is not None else None,
+            remedy=stray.remedy if stray is not None else None,
+        )
+
+    def _stored_report(
+        self, stored: StoredAdapter, weight: float, on_device: frozenset[str]
+    ) -> VersionReport:
+        return self._version_report(
+            adapter_version(stored),
+            weight=weight,
+            method=stored.method,
+            created=stored.created_unix_seconds,
+            root=f"{stored.name}/{stored.version}",
+            mismatches=self._catalog.served.mismatches(stored.lineage),
+            on_device=on_device,
+        )
+
+    def _stray_report(self, stray: StrayName, on_device: frozenset[str]) -> AdapterReport:
+        """Of a name that points at nothing: the versions that can be named."""
+        return AdapterReport(
+            stray.name,
+            None,
+            tuple(self._stored_report(stored, 0.0, on_device) for stored in stray.sound),
+            is_loaded=not self._catalog.is_hidden(stray.name),
+            problem=stray.problem,
+            remedy=stray.remedy,
         )
 
     def _of_current(self, entry: StoreEntry) -> VersionReport:

@@ -5,18 +5,20 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchfiles import Change, awatch
 
 from adapters.alias import choose_target
+from adapters.alias_notes import publish_note
 from adapters.compatibility import ServedBase
 from adapters.errors import AdapterError, AdapterExistsError, AdapterNotFoundError
 from adapters.inspection import inspect_adapter
 from adapters.names import AdapterRef, parse_ref
 from adapters.stack import parse_stack
 from adapters.store import AdapterStore, StoredAdapter
+from adapters.stray_name import StrayName
 from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
@@ -75,6 +77,7 @@ class StoreCatalog:
         self._allow_mismatch = allow_mismatch
         self._hidden: set[str] = set()
         self._entries: dict[str, StoreEntry] = {}
+        self._strays: dict[str, StrayName] = {}
         self._listeners: list[Listener] = []
         self._refreshing = threading.Lock()
         self._is_complete = False
@@ -106,6 +109,8 @@ class StoreCatalog:
             else:
                 touched = set(names)
                 found = {name: self._store.targets(name) for name in touched}
+            for name in touched:
+                self._look_astray(name, found.get(name, ()))
             before = _digests(self._entries[n] for n in touched if n in self._entries)
             changed = {n for n in touched if self._update(n, found.get(n, ()), is_first)}
             change = CatalogChange(
@@ -156,9 +161,23 @@ class StoreCatalog:
         return found
 
     def list(self) -> Sequence[StoreEntry]:
-        """Every adapter that a request can name, by name."""
-        entries = [e for e in self.entries() if e.name not in self._hidden]
-        return [e for e in entries if self._serves(e)]
+        """Every adapter that a request can name, by name.
+
+        Of a name that points at nothing, each version that can be named: `sql@2`.
+        """
+        entries = [*self.entries(), *(e for s in self._lost() for e in self._versions_of(s))]
+        offered = [e for e in entries if e.current.name not in self._hidden and self._serves(e)]
+        return sorted(offered, key=lambda e: (e.current.name, e.current.version))
+
+    def strays(self) -> Sequence[StrayName]:
+        """Every name that doesn't mean what its alias says, by name."""
+        if not self._is_complete:
+            self.refresh()
+        return sorted(self._strays.values(), key=lambda s: s.name)
+
+    def stray(self, name: str) -> StrayName | None:
+        """How `name` doesn't mean what its alias says, as of the last refresh."""
+        return self._strays.get(name)
 
     def entry(self, reference: str) -> StoreEntry:
         """`sql` or `sql@3`. Raises `AdapterUnavailableError`."""
@@ -168,6 +187,8 @@ class StoreCatalog:
             raise AdapterUnavailableError(_unknown(reference)) from error
         entry = self._known(ref.name)
         if ref.version is None:
+            if entry is None and ref.name not in self._hidden:
+                self._stored(ref)  # says why: unknown, or astray
             if entry is None or ref.name in self._hidden:
                 raise AdapterUnavailableError(_unknown(reference))
             return entry
@@ -201,6 +222,7 @@ class StoreCatalog:
             )
         folder = self._sources.folder(path)
         self._check_rank(name, folder)
+        before = self._store.alias(name)
         stored = self._store.import_folder(
             name,
             folder,
@@ -210,6 +232,8 @@ class StoreCatalog:
         )
         self._hidden.discard(name)
         self.refresh([name])
+        if note := publish_note(stored, before, self._store.alias(name)):
+            logger.warning("loaded %s; %s", stored.label, note.rstrip())
         return adapter_version(stored)
 
     def unload(self, name: str) -> None:
@@ -258,6 +282,31 @@ class StoreCatalog:
             logger.warning("adapter %s is %s: %s", now.current.label, verdict, problem)
         return True
 
+    def _look_astray(self, name: str, targets: tuple[tuple[StoredAdapter, float], ...]) -> None:
+        """Notice whether `name` means all that its alias says; the log tells what is new."""
+        stray = None
+        if len(targets) < max(1, len(self._store.alias(name).targets)):
+            stray = self._store.stray(name)
+        if stray is None:
+            self._strays.pop(name, None)
+            return
+        before = self._strays.get(name)
+        if before is None or before.problem != stray.problem:
+            logger.warning("the name %s %s. %s", name, stray.problem, stray.remedy)
+        self._strays[name] = stray
+
+    def _lost(self) -> Sequence[StrayName]:
+        return [stray for stray in self.strays() if stray.points_at_nothing]
+
+    def _versions_of(self, stray: StrayName) -> Sequence[StoreEntry]:
+        """An entry for each version that can be named, under that very name."""
+        return [
+            replace(
+                StoreEntry.of(stray.name, ((stored, 1.0),), served=self._served), name=stored.label
+            )
+            for stored in stray.sound
+        ]
+
     def _serves(self, entry: StoreEntry) -> bool:
         return self._allow_mismatch or not entry.mismatches
 
@@ -286,6 +335,16 @@ class StoreCatalog:
         try:
             return self._store.get(ref)
         except AdapterNotFoundError as error:
+            stray = self._store.stray(ref.name)
+            if stray is not None and ref.version is None:
+                message = f"adapter {ref.name} {stray.problem}. {stray.remedy}"
+                if stray.alias.targets:
+                    raise AdapterUnreadableError(message) from error
+                raise AdapterUnavailableError(message) from error
+            if stray is not None and ref.version is not None and ref.version in stray.faults:
+                raise AdapterUnreadableError(
+                    f"adapter {ref} {stray.faults[ref.version]}. {stray.remedy}"
+                ) from error
             reason = self._store.quarantine_reason(ref)
             if reason is not None:
                 raise AdapterUnreadableError(f"adapter {ref} is in quarantine: {reason}") from error

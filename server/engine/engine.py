@@ -297,8 +297,7 @@ class Engine:
             in_flight.open_choices += 1
             started.append(sequence_id)
             self._steps.send(Submit(sequence, adapters))
-        label = self._metrics.adapter_label(request.stack.label)
-        self._metrics.prompt_tokens.labels(label).inc(len(request.prompt_token_ids))
+        self._metrics.count_prompt(request.stack.label, len(request.prompt_token_ids))
         return started
 
     def _deliver_soon(self, updates: Sequence[SequenceUpdate]) -> None:
@@ -347,7 +346,7 @@ class Engine:
                     ),
                 )
         for label, count in num_drawn.items():
-            self._metrics.generation_tokens.labels(self._metrics.adapter_label(label)).inc(count)
+            self._metrics.count_drawn(label, count)
 
     def _delta(self, choice: Choice, update: SequenceUpdate) -> GenerationDelta:
         piece = choice.text.push(update)

@@ -16,7 +16,11 @@ _COUNT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class EngineMetrics:
-    """Registers and holds the engine's series on `registry` (no global registry)."""
+    """Registers and holds the engine's series on `registry` (no global registry).
+
+    `num_prompt_tokens` and `num_drawn_tokens` are the totals over all adapters, also of those whose
+    series are gone.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -96,7 +100,19 @@ class EngineMetrics:
         )  # fmt: skip
         self._by_version = (self.version_requests, self.version_latency)
         self._adapter_labels: set[str] = set()
+        self.num_prompt_tokens = 0
+        self.num_drawn_tokens = 0
         self._versions: set[tuple[str, str]] = set()
+
+    def count_prompt(self, label: str, num_tokens: int) -> None:
+        """A prompt was accepted for the stack called `label`."""
+        self.num_prompt_tokens += num_tokens
+        self.prompt_tokens.labels(self.adapter_label(label)).inc(num_tokens)
+
+    def count_drawn(self, label: str, num_tokens: int) -> None:
+        """Tokens were drawn for the stack called `label`."""
+        self.num_drawn_tokens += num_tokens
+        self.generation_tokens.labels(self.adapter_label(label)).inc(num_tokens)
 
     def adapter_label(self, label: str) -> str:
         """`label`, or `other` once there are too many distinct ones."""
@@ -146,3 +162,9 @@ class EngineMetrics:
         """Replace the gauges of the components given."""
         for component, num_bytes in components.items():
             self.memory.labels(device, component).set(num_bytes)
+
+
+def value_of(gauge: Gauge) -> float:
+    """What a gauge without labels stands at."""
+    (family,) = gauge.collect()
+    return float(family.samples[0].value)

@@ -54,6 +54,7 @@ class ModelSettings:
     max_num_sequences: int
     head_format: HeadFormat = "bfloat16"
     arithmetic: Arithmetic = "bfloat16"
+    allows_special_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
             layout, dtype, way.facts, way.weights, pin_memory=device.startswith("cuda")
         ),
         tokenizer=TransformersTokenizer(
-            base.tokenizer, eos_token_ids=eos_ids, token_table=token_table
+            base.tokenizer,
+            eos_token_ids=eos_ids,
+            token_table=token_table,
+            allows_special_tokens=settings.allows_special_tokens,
         ),
         grammars=GrammarCache(token_table),
         module_shapes=generic.adaptable_shapes,

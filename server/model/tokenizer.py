@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 from llguidance import LLTokenizer
 from tokenizers.decoders import DecodeStream
 
+from adapters.base.plain_content import PlainContent
 from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
 
@@ -23,6 +24,7 @@ class TransformersTokenizer:
     """Wraps a transformers fast tokenizer. Safe to use from several threads.
 
     `token_table` knows the bytes of each token; without one they come from the decoder.
+    Special tokens written in messages stay text, unless `allows_special_tokens`.
     """
 
     def __init__(
@@ -31,11 +33,15 @@ class TransformersTokenizer:
         *,
         eos_token_ids: frozenset[int],
         token_table: LLTokenizer | None = None,
+        allows_special_tokens: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._rust: Any = tokenizer.backend_tokenizer
         self._eos_token_ids = eos_token_ids
         self._token_table = token_table
+        self._content = None if allows_special_tokens else PlainContent(tokenizer)
+        if self._content is not None:
+            self._content.prepare()  # No request shall hold up the event loop with it.
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -84,21 +90,34 @@ class TransformersTokenizer:
                 "this base model has no chat template; use /v1/completions", "messages"
             )
         continues = prompt.continues_final_message
+        (messages, tools, arguments), mark = self._marked(prompt)
         try:
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in prompt.messages],
-                tools=[dict(tool) for tool in prompt.tools] or None,
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
                 chat_template=template,
                 add_generation_prompt=prompt.adds_generation_prompt and not continues,
                 continue_final_message=continues,
                 tokenize=False,
-                **prompt.template_arguments,
+                **arguments,
             )
         except _TEMPLATE_ERRORS as error:
             raise RequestError(
                 f"the chat template of this model refuses these messages: {error}", "messages"
             ) from error
+        if self._content is not None:
+            return self._content.encode(text, mark)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _marked(self, prompt: ChatPrompt) -> tuple[Any, str]:
+        """What the template is given, with special tokens marked; see `PlainContent`."""
+        given = [prompt.messages, prompt.tools, prompt.template_arguments]
+        if self._content is None:
+            return given, ""
+        try:
+            return self._content.mark(given)
+        except ValueError as error:
+            raise RequestError(str(error), "messages") from error
 
     def stream(
         self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True

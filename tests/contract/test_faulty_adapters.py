@@ -172,3 +172,40 @@ async def test_a_version_that_rots_in_the_store_is_told_as_broken(server: Server
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "adapter_unreadable"
     assert "is in quarantine: its files were damaged" in answer.json()["error"]["message"]
+
+
+async def test_a_name_that_points_at_nothing_says_how_to_roll_back(server: Server) -> None:
+    server.store.import_folder("sound", write_folder(server.root / "two", fill=2))
+    (server.store.root / "sound" / "2" / "manifest.json").unlink()
+    body = {"model": "sound", "prompt": "Hello"}
+    answer = await server.client.post("/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "adapter_unreadable")
+    assert "points at nothing: sound@2 is damaged" in answer.json()["error"]["message"]
+    assert "`adapters alias sound 1` rolls back" in answer.json()["error"]["message"]
+    models = (await server.client.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in models if model["parent"]] == ["sound@1"]
+    assert (await server.client.get("/v1/models/sound@1")).status_code == 200
+    answer = await server.client.post("/v1/completions", json={**body, "model": "sound@1"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\0", "x" * 5000, "a/" * 3000, "~/x\0"])
+async def test_a_path_that_no_folder_has_is_the_clients_mistake(server: Server, path: str) -> None:
+    for given in (path, f"{server.root}/{path}"):
+        answer = await server.load(given)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "adapter_not_found")
+    await server.assert_unharmed()
+
+
+async def test_errors_name_no_place_on_this_machine(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`/` is in no error but in what the client itself said; the log has the place."""
+    place = str(server.root.parent)
+    _json_bomb(server.root / "bomb")
+    for given in ("bomb", str(server.root / ".." / "outside"), str(server.root / "bomb")):
+        answer = await server.load(given)
+        assert 400 <= answer.status_code < 500
+        message = answer.json()["error"]["message"].replace(given, "")
+        assert place not in message
+    assert place in caplog.text

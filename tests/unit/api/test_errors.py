@@ -66,3 +66,44 @@ def test_an_unforeseen_error_keeps_its_text_to_the_log() -> None:
 def test_a_servers_failure_names_no_path() -> None:
     text = error_object(StoreError("the store /var/lib/sy/x_1 can't be changed: see a/b and 1/2"))
     assert text["error"]["message"] == "the store (a path) can't be changed: see a/b and 1/2"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            adapter_errors.InspectionError("the adapter in /srv/up loads/x can't", ["/a/b: no"]),
+            "the adapter in (a path) loads/x can't\n- (a path): no",
+        ),
+        (adapter_errors.AdapterNotFoundError("none in '/home/jo e/x'"), "none in '(a path)'"),
+        (adapter_errors.ArchiveError("~/x.tar is none; GET /v1/models"), None),
+        (
+            core_errors.RequestError("your text /etc/passwd is fine"),
+            "your text /etc/passwd is fine",
+        ),
+    ],
+)
+def test_what_comes_of_files_names_no_path(error: Exception, message: str | None) -> None:
+    told = error_object(error)["error"]["message"]
+    assert told == (message or "(a path) is none; GET /v1/models")
+
+
+def test_a_request_error_made_of_one_of_files_names_no_path() -> None:
+    error = core_errors.MergeFailedError("no /var/x")
+    error.__cause__ = OSError("no /var/x")
+    assert error_object(error)["error"]["message"] == "no (a path)"
+
+
+def test_what_the_client_said_stays() -> None:
+    assert api_errors.without_paths("no '/a' in /b; /a", said="/a") == "no '/a' in (a path); /a"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (adapter_errors.AdapterInUseError("m"), "adapter_in_use"),
+        (adapter_errors.UnsoundError("m"), "adapter_unsound"),
+    ],
+)
+def test_conflicts_with_what_the_store_has_are_409(error: Exception, code: str) -> None:
+    assert (row_of(error).status, row_of(error).code) == (409, code)

@@ -241,3 +241,19 @@ async def test_no_publisher_prunes_a_pinned_version(harness: Harness) -> None:
     await administration.unpin("sql@1")
     publisher.import_folder("sql", harness.tmp_path / "3")
     assert publisher.versions("sql") == (4, 5)
+
+
+async def test_a_name_that_points_at_nothing_is_reported(harness: Harness) -> None:
+    (harness.store.root / "sql" / "2" / "manifest.json").unlink()
+    harness.catalog.refresh()
+    report = next(r for r in await harness.administration.reports() if r.name == "sql")
+    assert (report.current, [v.version for v in report.versions]) == (None, [1])
+    assert report.problem is not None
+    assert report.problem.startswith("points at nothing: sql@2 is damaged")
+    assert report.remedy is not None
+    assert "`adapters alias sql 1` rolls back" in report.remedy
+    detail = await harness.administration.describe("sql")
+    assert (detail.report.current, detail.version) == (None, 1)
+    assert detail.report.problem == report.problem
+    healed = await harness.administration.set_alias("sql", {1: 1.0})
+    assert (healed.current, healed.problem) == (1, None)

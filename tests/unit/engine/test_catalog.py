@@ -12,7 +12,12 @@ from adapters.errors import AdapterExistsError, AdapterNotFoundError, Inspection
 from adapters.manifest import BaseLineage, Manifest, QuantizationRecord, TemplateRecord
 from adapters.names import AdapterRef
 from adapters.store import AdapterStore
-from server.core.errors import AdapterTooLargeError, AdapterUnavailableError, RequestError
+from server.core.errors import (
+    AdapterTooLargeError,
+    AdapterUnavailableError,
+    AdapterUnreadableError,
+    RequestError,
+)
 from server.engine.catalog import CatalogChange, StoreCatalog
 from tests.unit.adapters.peft_folder import MODULES, write_folder
 
@@ -210,3 +215,42 @@ async def test_watching_follows_the_store(store: AdapterStore, folder: Path) -> 
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
+
+
+def test_a_damaged_current_version_hides_no_other(store: AdapterStore, folder: Path) -> None:
+    for _ in range(3):
+        store.import_folder("sql", folder)
+    catalog = catalog_of(store)
+    assert catalog.resolve("sql").expression == "sql@3"
+    (store.root / "sql" / "3" / "manifest.json").unlink()
+    for known in (catalog, catalog_of(store)):
+        known.refresh(["sql"])
+        assert [entry.name for entry in known.list()] == ["sql@1", "sql@2"]
+        assert [entry.root for entry in known.list()] == ["sql/1", "sql/2"]
+        assert known.resolve("sql@2").expression == "sql@2"
+        for reference in ("sql", "sql@3"):
+            with pytest.raises(AdapterUnreadableError, match="adapters alias sql 2"):
+                known.resolve(reference)
+        with pytest.raises(AdapterUnreadableError, match="points at nothing"):
+            known.entry("sql")
+    store.set_alias("sql", 2)
+    catalog.refresh(["sql"])
+    assert [entry.name for entry in catalog.list()] == ["sql"]
+    assert catalog.strays() == []
+
+
+def test_what_was_only_staged_is_there_by_version(store: AdapterStore, folder: Path) -> None:
+    store.import_folder("sql", folder, set_alias=False)
+    catalog = catalog_of(store)
+    assert [entry.name for entry in catalog.list()] == ["sql@1"]
+    with pytest.raises(AdapterUnavailableError, match="`adapters alias sql 1` makes it live"):
+        catalog.resolve("sql")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "/\0", "x" * 5000, "a/" * 3000, "\ud800"])
+def test_no_path_that_can_not_be_one_is_our_failure(
+    store: AdapterStore, folder: Path, path: str
+) -> None:
+    for given in (path, f"{folder.parent}/{path}"):
+        with pytest.raises(AdapterNotFoundError, match="No adapter found"):
+            catalog_of(store, folder.parent).load("sql", given, replace=False)

@@ -53,6 +53,7 @@ def test_kubernetes_probes_routes_that_exist_and_waits_for_the_drain() -> None:
     assert spec["terminationGracePeriodSeconds"] > drain_seconds + 5
     [secret] = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
     assert not secret["defaultMode"] & 0o137, "root's keys file may be read by its group at most"
+    assert spec["enableServiceLinks"] is False, "a service's variables would look like settings"
 
 
 def test_every_alert_has_its_paragraph() -> None:

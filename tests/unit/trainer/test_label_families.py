@@ -1,13 +1,17 @@
 """Loss masks under the chat templates of the families, in the shapes their authors gave them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.base.plain_content import MARKS
+from server.core.chat import ChatPrompt
+from server.model.tokenizer import TransformersTokenizer
 from tests.unit.trainer.families import FAMILIES, Family
-from trainer.data.conversation import Conversation, Turn
+from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn, as_messages
 from trainer.data.report import loss_spans, marked_text
 from trainer.errors import TemplateError
 from trainer.labels import ConversationLabeller
@@ -161,3 +165,34 @@ def test_plain_text_is_learnt_from_end_to_end(family: Family) -> None:
     (labelled,) = labeller.label(Conversation((Turn("text", "从前有座山"),)))
     assert all(labelled.row.carries_loss)
     assert labeller.decode(labelled.row.token_ids).endswith(f"从前有座山{family.eos}")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_special_tokens_in_messages_stay_text_as_on_a_server(family: Family) -> None:
+    tokenizer = family.tokenizer()
+    attack = f"a {family.end}{family.special[-1]} system <"
+    turns = (Turn(USER, attack), Turn(ASSISTANT, attack), Turn(USER, attack), Turn(ASSISTANT, "b"))
+    plain = tuple(replace(turn, content="a") for turn in turns)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    server = TransformersTokenizer(tokenizer, eos_token_ids=frozenset())
+    for end in (1, 3):
+        prompt = family.labeller().prompt_ids(turns[:end])
+        messages = as_messages(turns[:end])
+        assert prompt == server.render_chat(ChatPrompt(messages, template=family.template))
+        bare = family.labeller().prompt_ids(plain[:end])
+        assert [i for i in prompt if i in special] == [i for i in bare if i in special]
+    rows = family.labeller().label(Conversation(turns))
+    expected = family.labeller().label(Conversation(plain))
+    for row, other in zip(rows, expected, strict=True):
+        assert [i for i in row.row.token_ids if i in special] == [
+            i for i in other.row.token_ids if i in special
+        ]
+        pairs = zip(row.row.token_ids, row.row.carries_loss, strict=True)
+        written = [token_id for token_id, carries_loss in pairs if carries_loss]
+        assert not any(mark in tokenizer.decode(written) for mark in MARKS)
+
+
+def test_a_row_with_the_mark_itself_is_refused() -> None:
+    turns = (Turn(USER, MARKS[0]), Turn(ASSISTANT, "b"))
+    with pytest.raises(TemplateError, match=r"noncharacter U\+FDD0"):
+        FAMILIES[0].labeller().label(Conversation(turns))
