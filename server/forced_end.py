@@ -38,6 +38,7 @@ class ForcedEnd:
         self._main = threading.main_thread().ident or 0
         self._read, self._write = socket.socketpair()
         self._old_wakeup = -1
+        self._is_told = False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -50,7 +51,9 @@ class ForcedEnd:
             yield
         finally:
             signal.set_wakeup_fd(self._old_wakeup)
-            self._write.close()  # ends the thread
+            self._old_wakeup = -1
+            if not self._is_told:  # What still follows the serving has to end in time as well.
+                self._write.close()  # ends the thread
 
     def _watch(self) -> None:
         deadline: float | None = None
@@ -69,6 +72,7 @@ class ForcedEnd:
                     os.write(self._old_wakeup, numbers)
             for number in numbers:
                 if number in _STOPPING:
+                    self._is_told = True
                     seconds = self._grace_seconds if deadline is None else self._hurry_seconds
                     deadline = min(deadline or float("inf"), time.monotonic() + seconds)
                     self._arm_last_resort(deadline - time.monotonic() + _LAST_RESORT_SECONDS)

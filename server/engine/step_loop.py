@@ -281,9 +281,7 @@ class StepLoop:
         for part in without_memory:
             updates += self._scheduler.fail_batch(part, "the device has no memory for this request")
         for row, error in trial.guilty:
-            logger.error(
-                "sequence %d alone made the step fail", row.sequence_id, exc_info=error
-            )
+            logger.error("sequence %d alone made the step fail", row.sequence_id, exc_info=error)
         return updates + self._scheduler.fail_batch(
             ScheduledBatch(tuple(row for row, _ in trial.guilty)),
             "the model failed on this request alone; the server's log says why",

@@ -37,7 +37,7 @@ def run_apart(execute: Callable[[ScheduledBatch], StepOutput], failed: Scheduled
         part = parts.pop()
         try:
             trial.outputs.append((part, execute(part)))
-        except Exception as error:  # the boundary: this part's failure only
+        except Exception as error:  # noqa: BLE001 - the boundary: this part's failure only
             if is_out_of_memory(error):
                 trial.unfinished.append(part)
             elif len(part.rows) == 1:

@@ -32,6 +32,7 @@ from server.model.native_description import HeadFormat
 from server.model.page_layout import PageLayout
 from server.model.runner import StepModel, TorchRunner
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
+from server.model.warm_up import full_step_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AssembledModel:
-    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen."""
+    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen.
+
+    `full_step_seconds` is what a step of all its tokens takes; 0 where that wasn't measured.
+    """
 
     runner: ModelRunner
     loader: PagedAdapterLoader
@@ -77,6 +81,7 @@ class AssembledModel:
     num_blocks: int
     max_model_len: int
     vocab_size: int
+    full_step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,12 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
+        full_step_seconds=full_step_seconds(
+            runner,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_model_len=max_model_len,
+            block_size=settings.block_size,
+        ),
     )
 
 
@@ -285,9 +296,7 @@ def num_token_ids(model: Any) -> int:
     Its config may say otherwise, and its tokenizer may know more.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return min(
-        int(model.config.vocab_size), int(embedding.num_embeddings), int(head.out_features)
-    )
+    return min(int(model.config.vocab_size), int(embedding.num_embeddings), int(head.out_features))
 
 
 def num_named_ids(tokenizer: Any) -> int:

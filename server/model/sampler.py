@@ -58,9 +58,8 @@ def sample(
     """Draw one token for each row from its logits, and move the row's matcher on.
 
     `masks` holds what each row's matcher allows, by sequence id. Rows whose logits aren't finite
-    fail with the reason, as do those whose own rules raise; those whose matcher is at its limits are
-    refused. Rows that aren't plain
-    and greedy are drawn on the host.
+    fail with the reason, as do those whose own rules raise; those whose matcher is at its limits
+    are refused. Rows that aren't plain and greedy are drawn on the host.
     """
     best, top = _best(logits_SV)
     draws = Draws()

@@ -1,4 +1,4 @@
-"""A tokenizer that is longer than its model: text whose tokens the model lacks is the client's 400."""
+"""A tokenizer longer than its model: text whose tokens the model lacks is the client's 400."""
 
 import dataclasses
 from typing import Any
