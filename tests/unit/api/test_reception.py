@@ -1,4 +1,4 @@
-"""A server that loads: alive, closed to whoever has no key, and with one clear answer for the rest."""
+"""A server that loads: alive, closed to whoever has no key, one clear answer for the rest."""
 
 import httpx
 import pytest
@@ -13,8 +13,7 @@ from tests.fakes.api_keys import make_key
 
 OPEN = {"/health/live", "/version", "/metrics"}
 ROUTES = [
-    (method, path.replace("{model_id:path}", "m").replace("{name}", "n"))
-    for method, path in RIGHTS
+    (method, path.replace("{model_id:path}", "m").replace("{name}", "n")) for method, path in RIGHTS
 ]
 
 
@@ -39,9 +38,10 @@ async def test_every_route_answers_at_once(method: str, path: str) -> None:
 async def test_without_a_key_nobody_learns_more_than_later(method: str, path: str) -> None:
     ring = KeyRing([make_key("me")[1]])
     real = httpx.ASGITransport(FakeServing(keys=ring).app())
-    async with client(ring) as http, httpx.AsyncClient(
-        transport=real, base_url="http://test"
-    ) as later:
+    async with (
+        client(ring) as http,
+        httpx.AsyncClient(transport=real, base_url="http://test") as later,
+    ):
         for headers in ({}, {"authorization": "Bearer nonsense"}):
             now = await http.request(method, path, headers=headers)
             then = await later.request(method, path, headers=headers)
