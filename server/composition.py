@@ -115,6 +115,11 @@ def _compose(
     step_timeout = config.step_timeout_seconds
     if step_timeout is None:
         step_timeout = step_timeout_seconds(model.full_step_seconds, model.device)
+        logger.info(
+            "a full step takes up to %.2g s here, so step_timeout_seconds is %.0f",
+            model.full_step_seconds,
+            step_timeout,
+        )
     engine = make_engine(
         scheduler,
         model.runner,

@@ -67,15 +67,11 @@ class Restarter:
             ended = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
             logger.error("the server %s; it is started again in %g s", ended, pause)
             self._sleep(pause)
-            if self._is_told:
-                return ExitStatus.STOPPED
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _run_once(self) -> int:
         # A group of its own: the terminal's Ctrl-C reaches it through us, and once.
         self._child = subprocess.Popen(self._command, process_group=0, preexec_fn=_end_with_parent)
-        if self._is_told:  # between the last look and now
-            self._child.terminate()
         status = self._child.wait()
         self._child = None
         return status
@@ -84,7 +80,7 @@ class Restarter:
         self._is_told = True
         if (child := self._child) is not None:
             child.send_signal(number)
-        else:
+        else:  # A child that is just being made ends with us.
             raise SystemExit(ExitStatus.STOPPED)
 
 

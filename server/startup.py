@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -143,7 +144,8 @@ async def _loaded(load: Callable[[], Compose], serving: asyncio.Task[None]) -> C
             loop.call_soon_threadsafe(settle, compose, error)
 
     threading.Thread(target=run, name="loading", daemon=True).start()
-    await asyncio.wait({serving, loaded}, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {serving, loaded}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if serving.done() and not loaded.done():
         serving.result()
         # Loading can't be interrupted, and has nothing to give back.

@@ -1,4 +1,4 @@
-"""A step that hangs turns the readiness probe red, and new requests away; by a clock that is set."""
+"""A step that hangs turns readiness red, and new requests away; by a clock that is set."""
 
 import threading
 from collections.abc import Callable
