@@ -19,6 +19,7 @@ from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model, num_token_ids
 from server.model.native_description import HeadFormat
 from server.model.runner import TorchRunner
+from server.model.warm_up import full_step_seconds
 from tests.unit.base.tiny_base import save_tokenizer
 from tests.unit.model.tiny import CONFIGS
 
@@ -206,3 +207,11 @@ def test_token_ids_are_what_embedding_head_and_config_all_have() -> None:
     assert num_token_ids(model) == size
     model.set_input_embeddings(torch.nn.Embedding(size - 7, model.config.hidden_size))
     assert num_token_ids(model) == size - 7
+
+
+def test_a_full_step_is_timed_at_the_start_without_leaving_a_trace(folder: Path) -> None:
+    first, second = assemble_model(settings(folder)), assemble_model(settings(folder))
+    assert first.full_step_seconds > 0
+    runner: Any = second.runner
+    full_step_seconds(runner, max_batch_tokens=64, max_model_len=64, block_size=4)
+    assert torch.equal(logits(first), logits(second))
