@@ -54,14 +54,14 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-serve: setup  ## set up, put the example adapters in the store, and serve
+serve: setup  ## set up, put the example adapters in the store, serve, restart after errors
 	@for folder in examples/*/adapter; do \
 		name=$$(basename "$$(dirname "$$folder")"); \
 		if [ -d "$$folder" ] && [ ! -d "$(STORE)/$$name" ]; then \
 			$(BIN)/adapters import "$$name" "$$folder" --store "$(STORE)" || exit 1; \
 		fi; \
 	done
-	@exec $(BIN)/server --base "$(BASE)" --store "$(STORE)" --host "$(HOST)" --port "$(PORT)" $(ARGS)
+	@exec $(BIN)/server --restart --base "$(BASE)" --store "$(STORE)" --host "$(HOST)" --port "$(PORT)" $(ARGS)
 
 test: setup  ## every test, the slow ones with the real model included
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -15,9 +16,10 @@ from rich.console import Console
 from adapters.command_help import VersionOption, WholeHelpGroup
 from server.api.request_ids import CURRENT_REQUEST_ID
 from server.configuration import ServerConfig, load_config
-from server.core.errors import SwitchyardError
+from server.core.errors import EngineDeadError, SwitchyardError
 from server.key_commands import KEYS
 from server.logs import set_up_logs
+from server.restarting import ExitStatus, Restarter
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +50,15 @@ def serve(context: typer.Context, **flags: Any) -> None:
     except SwitchyardError as error:
         console.print("[red]the settings can't be used:[/red]")
         console.print(str(error), markup=False)
-        raise typer.Exit(2) from error
+        raise typer.Exit(ExitStatus.UNUSABLE) from error
     set_up_logs(settings.log_level, settings.log_format, CURRENT_REQUEST_ID.get)
-    # Imported late: `server --help` must not wait for torch.
-    from adapters.errors import AdapterError
-    from server.composition import run_server
+    if settings.restart:
+        command = [sys.executable, "-m", "server", *sys.argv[1:], "--no-restart"]
+        raise typer.Exit(Restarter(command).run())
+    end_on_signals()
+    # Imported late: `server --help` must not wait for the HTTP side.
+    from adapters.errors import AdapterError, StoreError
+    from server.startup import run_server
     from server.supervision import run_on_fast_loop
 
     try:
@@ -60,7 +66,18 @@ def serve(context: typer.Context, **flags: Any) -> None:
     except (SwitchyardError, AdapterError, OSError) as error:
         console.print("[red]the server can't go on:[/red]")
         console.print(str(error), markup=False)
-        raise typer.Exit(1) from error
+        may_mend = isinstance(error, EngineDeadError | StoreError | OSError)
+        status = ExitStatus.FAILED if may_mend else ExitStatus.UNUSABLE
+        raise typer.Exit(status) from error
+
+
+def end_on_signals() -> None:
+    """A signal to stop ends the process with status 0 at once: for as long as nothing has begun.
+
+    Serving puts its own handlers in their place.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(ExitStatus.STOPPED))
 
 
 def option_name(name: str) -> str:

@@ -1,12 +1,13 @@
-"""The composition root: builds every part from the settings and runs them together."""
+"""The composition root: builds every part around a loaded model."""
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -18,12 +19,8 @@ from adapters.remote_store import open_store
 from adapters.store import AdapterStore
 from server.api.app import VERSION, create_app
 from server.api.drain import Drain
-from server.api.key_file import read_keys, watch_keys
-from server.api.keys import KeyRecord, KeyRing
+from server.api.keys import KeyRing
 from server.api.metrics import KeyMetrics
-from server.api.protocol import ConnectionLimits
-from server.api.settings import ApiSettings
-from server.api.tool_formats import ToolFormat
 from server.api.tracing import tracer_provider
 from server.configuration import ServerConfig
 from server.core.limits import AdapterLimits
@@ -35,6 +32,7 @@ from server.engine.engine import Engine
 from server.engine.host_cache import HostAdapterCache
 from server.engine.merge_process import MergeProcess
 from server.engine.metrics import EngineMetrics
+from server.engine.step_timeout import stalled_seconds, step_timeout_seconds
 from server.engine.step_watchdog import StepWatchdog
 from server.engine.store_keeper import StoreKeeper
 from server.engine.throughput_log import ThroughputLog
@@ -42,16 +40,11 @@ from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
-from server.supervision import (
-    DrainingServer,
-    end_hung_process,
-    serve_until_dead,
-    uvicorn_config,
-)
+from server.startup import Application, Compose, api_settings, serve_when_loaded
+from server.supervision import end_hung_process
 
 logger = logging.getLogger(__name__)
 
-_MIB = 1 << 20
 _GIB = 1 << 30
 
 _NATIVE_PREFILL_BESIDE_DECODES = 32
@@ -60,23 +53,20 @@ _CPU_CROWDING = 0.5
 """See docs/adr/0025 for what it costs and gives."""
 
 
-async def run_server(config: ServerConfig) -> None:
-    """Load the base, serve until told to stop (SIGINT, SIGTERM), and give everything back.
+def load_server(config: ServerConfig, started: float) -> Compose:
+    """Load the base and the store, on any thread; what is returned builds the rest on the loop.
 
-    Raises `SwitchyardError`, `AdapterError` or `OSError` when the server can't start, and
-    `EngineDeadError` when the step loop dies.
+    Raises `SwitchyardError`, `AdapterError` or `OSError` when the server can't start.
     """
-    started = time.perf_counter()
-    if config.keys_file:
-        read_keys(config.keys_file)  # What is wrong with it is told before minutes of loading.
     # Read while the base is loaded, so that a thousand adapters don't make the start longer.
     store = open_store(config.store)
-    reading = asyncio.get_running_loop().run_in_executor(None, store.targets_by_name)
-    model = assemble_model(_model_settings(config))
-    await reading
+    with ThreadPoolExecutor(1, "store-reader") as pool:
+        reading = pool.submit(store.targets_by_name)
+        model = assemble_model(_model_settings(config))
+        reading.result()
     if model.backend.startswith("native"):
         leave_cores_to_kernels()
-    await serve_model(config, model, store, started=started)
+    return partial(_compose, config, model, store, started=started)
 
 
 async def serve_model(
@@ -87,15 +77,30 @@ async def serve_model(
     started: float,
     make_engine: Callable[..., Engine] = Engine,
 ) -> None:
-    """Serve an assembled model until told to stop; `run_server` says what is raised.
+    """Serve an assembled model until told to stop; `startup.run_server` says what is raised.
 
     `started` is when the start began, in `perf_counter` seconds. `make_engine` gets what `Engine`
     is built from; the load tests put one there that needs no model.
     """
-    keys = KeyRing(read_keys(config.keys_file)) if config.keys_file else None
-    drain = Drain()
+    compose = partial(_compose, config, model, store, started=started, make_engine=make_engine)
+    await serve_when_loaded(config, lambda: compose)
+
+
+def _compose(
+    config: ServerConfig,
+    model: AssembledModel,
+    store: AdapterStore,
+    keys: KeyRing | None,
+    drain: Drain,
+    *,
+    started: float,
+    make_engine: Callable[..., Engine] = Engine,
+) -> Application:
+    """Build everything around the model, on the event loop that will serve it."""
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
+    if keys is not None:
+        KeyMetrics(registry, keys)
     served = _served_base(config, model)
     catalog = StoreCatalog(
         store,
@@ -111,6 +116,14 @@ async def serve_model(
         metrics=metrics,
     )
     settings, scheduler = _scheduling(config, model)
+    step_timeout = config.step_timeout_seconds
+    if step_timeout is None:
+        step_timeout = step_timeout_seconds(model.full_step_seconds, model.device)
+        logger.info(
+            "a full step takes up to %.2g s here, so step_timeout_seconds is %.0f",
+            model.full_step_seconds,
+            step_timeout,
+        )
     engine = make_engine(
         scheduler,
         model.runner,
@@ -119,6 +132,7 @@ async def serve_model(
         settings=settings,
         metrics=metrics,
         device=model.device,
+        stalled_seconds=stalled_seconds(step_timeout),
     )
     administration = Administration(
         catalog,
@@ -137,11 +151,7 @@ async def serve_model(
         throughput = ThroughputLog(metrics, lambda: len(engine.resident_adapters))
         works = (catalog.watch(), keeper.tend(), throughput.run())
         watching = [asyncio.create_task(work) for work in works]
-        if config.keys_file and keys is not None:
-            key_metrics = KeyMetrics(registry)
-            key_metrics.follow(len(keys))
-            watching.append(asyncio.create_task(_follow_keys(config.keys_file, keys, key_metrics)))
-        watchdog = _step_watchdog(config, engine, drain)
+        watchdog = _step_watchdog(engine, drain, step_timeout)
         watchdog.start()
         logger.info("ready in %.1f s", time.perf_counter() - started)
         try:
@@ -172,38 +182,18 @@ async def serve_model(
         ),
         administration=administration,
         registry=registry,
-        settings=_api_settings(config),
+        settings=api_settings(config),
         lifespan=lifespan,
         before_scrape=refresh_metrics,
         keys=keys,
         drain=drain,
         tracer=tracing.get_tracer("switchyard") if tracing else None,
     )
-    server = DrainingServer(
-        uvicorn_config(app, host=config.host, port=config.port, limits=_connection_limits(config)),
-        drain,
-        drain_seconds=config.drain_seconds,
-        abort_all=engine.abort_all,
-    )
-    try:
-        await serve_until_dead(server, engine.wait_dead)
-    finally:
-        if tracing is not None:
-            tracing.shutdown()
+    return Application(app, engine, tracing.shutdown if tracing else None)
 
 
-async def _follow_keys(path: Path, keys: KeyRing, metrics: KeyMetrics) -> None:
-    """Let the keys be those of the file. Runs until cancelled."""
-
-    def replace(records: Sequence[KeyRecord]) -> None:
-        keys.replace(records)
-        metrics.follow(len(records))
-
-    await watch_keys(path, replace, metrics.refuse)
-
-
-def _step_watchdog(config: ServerConfig, engine: Engine, drain: Drain) -> StepWatchdog:
-    loop, timeout_seconds = asyncio.get_running_loop(), config.step_timeout_seconds
+def _step_watchdog(engine: Engine, drain: Drain, timeout_seconds: float) -> StepWatchdog:
+    loop = asyncio.get_running_loop()
     return StepWatchdog(
         lambda: engine.step_started_at,
         timeout_seconds=timeout_seconds,
@@ -221,27 +211,6 @@ def _free_what_goes(catalog: StoreCatalog, engine: Engine) -> None:
         loop.call_soon_threadsafe(engine.retire_adapters, change.digests, change.meant)
 
     catalog.subscribe(follow)
-
-
-def _api_settings(config: ServerConfig) -> ApiSettings:
-    return ApiSettings(
-        max_body_bytes=int(config.max_body_mib * _MIB),
-        max_choices=config.max_choices,
-        body_seconds=config.body_seconds,
-        request_timeout_seconds=config.request_timeout_seconds,
-        share_prefix_cache=config.share_prefix_cache,
-        metrics_need_key=config.metrics_need_key,
-        log_prompts=config.log_prompts,
-        tool_format=None if config.tool_format == "auto" else ToolFormat(config.tool_format),
-    )
-
-
-def _connection_limits(config: ServerConfig) -> ConnectionLimits:
-    return ConnectionLimits(
-        # Chunked bodies are a little longer on the wire than they are.
-        max_message_bytes=int(2 * config.max_body_mib * _MIB) + 64 * 1024,
-        write_seconds=config.write_seconds,
-    )
 
 
 def _model_settings(config: ServerConfig) -> ModelSettings:

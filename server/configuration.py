@@ -128,11 +128,27 @@ class ServerConfig(BaseModel):
     write_seconds: float = setting(
         LIMITS, 60.0, "A client that reads nothing for so long is cut off", gt=0
     )
-    step_timeout_seconds: float = setting(
-        LIMITS, 600.0, "A step that runs so long hangs: the process ends with 1; 0 for never", ge=0
+    step_timeout_seconds: float | None = setting(
+        LIMITS,
+        None,
+        "A step that runs so long hangs: the process ends with 1; 0 for never, None: 100 times "
+        "what a full step takes at the start, 120 to 600 s",
+        ge=0,
+    )
+    loop_timeout_seconds: float = setting(
+        LIMITS,
+        60.0,
+        "The event loop is blocked for so long: the process ends with 1; 0 for never",
+        ge=0,
     )
     drain_seconds: float = setting(
         LIMITS, 30.0, "Time for running requests to finish after SIGTERM", ge=0
+    )
+    restart: bool = setting(
+        LIMITS,
+        False,
+        "Start again what ended with an error, by a parent process: not after a signal to stop, "
+        "nor after settings that can't be used",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = setting(LOGS, "info", "Log level")

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,11 +17,21 @@ from starlette.types import ASGIApp
 from server.api.drain import Drain
 from server.api.protocol import ConnectionLimits, guarded_protocol
 from server.core.errors import EngineDeadError
+from server.forced_end import ForcedEnd, stack_of
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 2.0
 """For the last bytes of answers that were ended early."""
+
+_CONNECTION_SECONDS = 3
+"""For connections to close, once their answers have ended."""
+
+_ENDING_SECONDS = 10.0
+"""Behind `drain_seconds`: after that the process ends as it is. Covers the two above."""
+
+_HURRY_SECONDS = 5.0
+"""What a second signal leaves of all that."""
 
 _SOCKET_SECONDS = 0.2
 """For the event loop to hand them to the sockets."""
@@ -38,7 +48,12 @@ def run_on_fast_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 def uvicorn_config(
-    app: ASGIApp, *, host: str, port: int, limits: ConnectionLimits
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    limits: ConnectionLimits,
+    lifespan: Literal["auto", "off"] = "auto",
 ) -> uvicorn.Config:
     """How the HTTP server runs: httptools with bounds, and nothing that we don't use.
 
@@ -51,10 +66,11 @@ def uvicorn_config(
         log_config=None,
         access_log=False,
         loop="none",
+        lifespan=lifespan,
         http=guarded_protocol(limits),
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=_CONNECTION_SECONDS,
     )
 
 
@@ -62,7 +78,8 @@ class DrainingServer(uvicorn.Server):
     """uvicorn, but a signal first drains: the socket stays open and refuses, running requests end.
 
     After `drain_seconds` `abort_all` ends what is left. A second signal ends it at once. A SIGTERM
-    that was obeyed ends the process with status 0, not by the signal.
+    that was obeyed ends the process with status 0, not by the signal. Where the event loop doesn't
+    come to obey it, the process is ended all the same, `_ENDING_SECONDS` later.
     """
 
     def __init__(
@@ -86,8 +103,12 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        forced = ForcedEnd(
+            grace_seconds=self._drain_seconds + _ENDING_SECONDS, hurry_seconds=_HURRY_SECONDS
+        )
         try:
-            yield
+            with forced.watching():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -120,9 +141,11 @@ class DrainingServer(uvicorn.Server):
 
 
 async def serve_until_dead(
-    server: DrainingServer, wait_dead: Callable[[], Awaitable[None]]
+    server: DrainingServer,
+    wait_dead: Callable[[], Awaitable[None]],
+    serving: Awaitable[None] | None = None,
 ) -> None:
-    """Serve until told to stop, or until the engine is dead.
+    """Serve until told to stop, or until the engine is dead; `serving` when it serves already.
 
     Raises `EngineDeadError` in the latter case, for a process status that a supervisor sees.
     """
@@ -134,7 +157,7 @@ async def serve_until_dead(
 
     watching = asyncio.create_task(watch())
     try:
-        await server.serve()
+        await (server.serve() if serving is None else serving)
         if watching.done():
             watching.result()
             raise EngineDeadError("the engine died; the log above says of what")
@@ -142,6 +165,24 @@ async def serve_until_dead(
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+
+
+def end_blocked_process(loop_thread_id: int, *, loop_timeout_seconds: float) -> NoReturn:
+    """End the process with status 1 from another thread, when the event loop doesn't run.
+
+    It can tell nobody: only the loop writes to sockets.
+    """
+    try:
+        logger.critical(
+            "the event loop hasn't run for %g s (setting loop_timeout_seconds), so nobody is "
+            "answered; the process ends with status 1 for its supervisor to start it again. The "
+            "loop is in:\n%s",
+            loop_timeout_seconds,
+            stack_of(loop_thread_id),
+        )
+        logging.shutdown()
+    finally:
+        os._exit(1)
 
 
 def end_hung_process(

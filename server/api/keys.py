@@ -57,15 +57,22 @@ class KeyRing:
     def __init__(self, records: Iterable[KeyRecord] = ()) -> None:
         self._records: dict[str, KeyRecord] = {}
         self._callers: dict[str, Caller] = {}
+        self.is_file_refused = False
+        """The keys file can't be used now, and the keys stay as they were."""
         self.replace(records)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
-        """Let exactly `records` be valid from now on."""
+        """Let exactly `records`, which a file gave, be valid from now on."""
+        self.is_file_refused = False
         self._records = {record.id: record for record in records}
         self._callers = {key_id: r.as_caller() for key_id, r in self._records.items()}
+
+    def refuse_file(self) -> None:
+        """The file has changed and can't be used: the keys stay as they are."""
+        self.is_file_refused = True
 
     def caller_of(self, key: str) -> Caller | None:
         """Whose key this is; None when it is nobody's."""

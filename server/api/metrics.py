@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.samples import Sample
 from starlette.types import Scope
 
+from server.api.keys import KeyRing
 from server.api.rights import path_template
 
 _UNMATCHED = "unmatched"
@@ -29,24 +30,17 @@ class HttpMetrics:
 
 
 class KeyMetrics:
-    """The series of the keys file on `registry`."""
+    """The series of `keys` on `registry`, as they are when they are read."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._valid = Gauge("switchyard_api_keys", "Keys that are valid now", registry=registry)
-        self._is_refused = Gauge(
+    def __init__(self, registry: CollectorRegistry, keys: KeyRing) -> None:
+        valid = Gauge("switchyard_api_keys", "Keys that are valid now", registry=registry)
+        valid.set_function(lambda: len(keys))
+        is_refused = Gauge(
             "switchyard_keys_file_refused",
             "1 while the keys file can't be used and the keys stay as they were",
             registry=registry,
         )
-
-    def follow(self, num_keys: int) -> None:
-        """So many keys are valid, as the file says."""
-        self._valid.set(num_keys)
-        self._is_refused.set(0)
-
-    def refuse(self) -> None:
-        """The file can't be used."""
-        self._is_refused.set(1)
+        is_refused.set_function(lambda: keys.is_file_refused)
 
 
 class WithoutAdapters:

@@ -81,24 +81,28 @@ class SamplingFactory:
             logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
             allowed_token_ids=None if allowed is None else tuple(sorted(set(allowed))),
             banned_sequences=tuple(self._banned(body.bad_words)),
-            withheld_token_ids=tuple(sorted(ending)) if body.min_tokens else (),
+            withheld_token_ids=tuple(sorted(filter(self._has, ending))) if body.min_tokens else (),
         )
         return None if rules == NO_RULES else rules
 
     def _banned(self, words: Iterable[str]) -> Iterable[tuple[int, ...]]:
-        """A word's tokens at the beginning of a text and after a space."""
+        """A word's tokens at the beginning of a text and after a space, if they can be drawn."""
         seen: set[tuple[int, ...]] = set()
         for word in words:
             bare = word.lstrip() or word
             for text in (bare, f" {bare}"):
                 token_ids = self._tokenizer.encode(text, adds_special_tokens=False)
-                if token_ids and token_ids not in seen:
+                if token_ids and token_ids not in seen and all(map(self._has, token_ids)):
                     seen.add(token_ids)
                     yield token_ids
 
+    def _has(self, token_id: int) -> bool:
+        """Whether the model can draw a token of the tokenizer's."""
+        return token_id < self._info.vocab_size
+
     def _check_token_ids(self, param: str, token_ids: Iterable[int]) -> None:
         size = self._info.vocab_size
-        unknown = next((token for token in token_ids if token >= size), None)
+        unknown = next((token for token in token_ids if not 0 <= token < size), None)
         if unknown is not None:
             raise RequestError(
                 f"{param} holds the token id {unknown}; this model's are 0 to {size - 1}", param

@@ -88,6 +88,7 @@ class Serving:
         """What a conversation asks of the engine, and how its answer is to be read."""
         conversation = self._conversations.of_chat(body, served)
         prompt = await self._prompts.of_chat(conversation.prompt)
+        self._prompts.check_text(prompt, "messages")
         prompt = self._prompts.truncated(prompt, body.truncate_prompt_tokens, body.token_limit)
         max_tokens = body.token_limit or self._prompts.room(prompt, "messages")
         self._prompts.check_fits(prompt, max_tokens, "messages")

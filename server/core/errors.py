@@ -13,6 +13,7 @@ SwitchyardError
 ├── SlowReaderError         the caller doesn't take what was generated for it
 ├── UnsupportedModelError   the base model's architecture can't be served; says why
 ├── ConfigurationError      settings that contradict each other; lists all of them
+├── EngineStalledError      a step takes so long that it may never end
 └── EngineDeadError         the step loop has ended; nothing more is accepted
 
 To add one: subclass the nearest parent, write the message for the person who reads it, and give it
@@ -88,3 +89,7 @@ class ConfigurationError(SwitchyardError):
 
 class EngineDeadError(SwitchyardError):
     """The step loop has ended."""
+
+
+class EngineStalledError(SwitchyardError):
+    """The present step takes too long for anything new to be accepted behind it."""

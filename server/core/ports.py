@@ -119,7 +119,8 @@ class GenerationEngine(Protocol):
         """Deltas of all choices until each has its finish reason, then the end.
 
         Closing the iterator early aborts the request within one step and frees what it held.
-        Raises `RequestError`, `OverloadedError` or `EngineDeadError` on the first `anext`.
+        Raises `RequestError`, `OverloadedError`, `EngineStalledError` or `EngineDeadError` on the
+        first `anext`.
         """
         ...
 

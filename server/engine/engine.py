@@ -13,6 +13,7 @@ from server.core.errors import (
     AdapterTooLargeError,
     DeadlineExceededError,
     EngineDeadError,
+    EngineStalledError,
     PromptTooLongError,
     SlowReaderError,
     SwitchyardError,
@@ -37,7 +38,7 @@ _MAX_UNREAD = 512
 """Pieces of one choice that may wait for their reader."""
 
 _STALLED_SECONDS = 120.0
-"""A step that takes so long will not end; the server isn't ready then."""
+"""A step that takes so long may not end: the server isn't ready then."""
 
 _RETIRING_SECONDS = 60.0
 """How long requests may still come for an adapter that their names meant a moment ago."""
@@ -57,7 +58,9 @@ class Engine:
         metrics: EngineMetrics,
         device: str,
         clock: Callable[[], float] = time.perf_counter,
+        stalled_seconds: float = _STALLED_SECONDS,
     ) -> None:
+        self._stalled_seconds = stalled_seconds
         self._tokenizer = tokenizer
         self._host_cache = host_cache
         self._settings = settings
@@ -85,7 +88,7 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether steps are made: not when the loop is dead, nor while one step never ends."""
-        return self._steps.is_alive and self._steps.step_age_seconds < _STALLED_SECONDS
+        return self._steps.is_alive and self._steps.step_age_seconds < self._stalled_seconds
 
     def start(self) -> None:
         """Start stepping. Call it on the event loop that will call `generate`."""
@@ -215,6 +218,11 @@ class Engine:
     def _check(self, request: GenerationRequest) -> None:
         if not self._steps.is_alive:
             raise EngineDeadError("the engine isn't running")
+        if not self.is_ready:
+            raise EngineStalledError(
+                f"a step has run for {self._steps.step_age_seconds:.0f} s and nothing new is "
+                "taken before it ends; try again later, or send it to another server"
+            )
         num_prompt, window = len(request.prompt_token_ids), self._settings.max_model_len
         if num_prompt + 1 > window:
             raise PromptTooLongError(

@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from server.core.batch import ScheduledBatch
+from server.core.batch import ScheduledBatch, StepOutput
 from server.core.ports import HostAdapter, ModelRunner
 from server.core.request import Beginning, FinishReason
 from server.engine.metrics import EngineMetrics
 from server.engine.out_of_memory import is_out_of_memory
+from server.engine.trial import run_apart
 from server.scheduling.plan import SequenceUpdate, StepPlan
 from server.scheduling.scheduler import Scheduler
 from server.scheduling.sequence import Sequence as ScheduledSequence
@@ -260,9 +261,37 @@ class StepLoop:
                 self._metrics.out_of_memory.inc()
                 return []
             logger.exception("a step over %d rows failed", len(batch.rows))
+            return self._run_apart(plan, batch)
+        return self._record(batch, output)
+
+    def _run_apart(self, plan: StepPlan, batch: ScheduledBatch) -> list[SequenceUpdate]:
+        """Run the rows of a failed step in smaller steps, so that only the guilty ones fail.
+
+        When none of them runs the runner itself is broken: then all of them fail.
+        """
+        trial = run_apart(self._execute_again, batch)
+        without_memory = [part for part in trial.unfinished if not self._scheduler.shrink(part)]
+        if not trial.outputs and len(without_memory) == len(trial.unfinished):
             for placement in plan.placements:
                 self._scheduler.forget_placement(placement.digest)
             return self._scheduler.fail_batch(batch, "the step failed; the server's log says why")
+        updates: list[SequenceUpdate] = []
+        for part, output in trial.outputs:
+            updates += self._record(part, output)
+        for part in without_memory:
+            updates += self._scheduler.fail_batch(part, "the device has no memory for this request")
+        for row, error in trial.guilty:
+            logger.error("sequence %d alone made the step fail", row.sequence_id, exc_info=error)
+        return updates + self._scheduler.fail_batch(
+            ScheduledBatch(tuple(row for row, _ in trial.guilty)),
+            "the model failed on this request alone; the server's log says why",
+        )
+
+    def _execute_again(self, batch: ScheduledBatch) -> StepOutput:
+        self._step_started_at = self._clock()  # a step of its own for whoever watches
+        return self._runner.execute(batch)
+
+    def _record(self, batch: ScheduledBatch, output: StepOutput) -> list[SequenceUpdate]:
         self._metrics.model_seconds.inc(output.model_seconds)
         return self._scheduler.update(batch, output)
 

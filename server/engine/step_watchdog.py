@@ -1,4 +1,4 @@
-"""Notices a step that never ends: a call that hangs in a kernel can't be interrupted."""
+"""Notices what never ends: nobody can interrupt a step in a kernel, or a blocked event loop."""
 
 import threading
 import time
@@ -15,7 +15,8 @@ class StepWatchdog:
     passes between its looks, at most two ticks at a time: while the process is stopped, frozen or
     starved the step can't run either, and that time isn't held against it.
 
-    `step_started_at` tells steps apart: it is None between them. `clock` gives seconds.
+    `step_started_at` tells steps apart: it is None between them. `clock` gives seconds; `name` is
+    the thread's.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class StepWatchdog:
         timeout_seconds: float,
         on_hang: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        name: str = "step-watchdog",
     ) -> None:
         assert timeout_seconds >= 0
         self._step_started_at = step_started_at
@@ -36,7 +38,7 @@ class StepWatchdog:
         self._seen_seconds = 0.0
         self._looked_at = clock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="step-watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
 
     def start(self) -> None:
         """Watch from now on."""

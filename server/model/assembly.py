@@ -4,6 +4,7 @@ import gc
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ from server.model.native_description import HeadFormat
 from server.model.page_layout import PageLayout
 from server.model.runner import StepModel, TorchRunner
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
+from server.model.warm_up import full_step_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AssembledModel:
-    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen."""
+    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen.
+
+    `full_step_seconds` is what a step of all its tokens takes; 0 where that wasn't measured.
+    """
 
     runner: ModelRunner
     loader: PagedAdapterLoader
@@ -77,6 +82,7 @@ class AssembledModel:
     num_blocks: int
     max_model_len: int
     vocab_size: int
+    full_step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     dtype = _dtype(settings, device, is_native=library is not None)
     base = load_base(settings.base, settings.quantization, device=device, dtype=dtype)
     freeze(base.model)
+    vocab_size = num_token_ids(base.model)
     prepare_for_training(base.model)  # the 4-bit codes stay in the layout that we read
     window = _window(base, settings.max_model_len)
     backend = choose_backend(device) if library is None else reference_backend()
@@ -144,11 +151,18 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         settings.quantization.scheme, dtype, way.backend,
         settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
-    vocab_size = int(base.model.config.vocab_size)
     eos_ids = eos_token_ids(base.model, base.tokenizer)
     token_table = grammar_tokenizer(base.tokenizer, vocab_size=vocab_size, eos_token_ids=eos_ids)
+    runner = TorchRunner(
+        way.model,
+        cache,
+        bank,
+        weight_bytes=way.weight_bytes,
+        device=device,
+        num_drawable=min(vocab_size, num_named_ids(base.tokenizer)),
+    )
     return AssembledModel(
-        runner=TorchRunner(way.model, cache, bank, weight_bytes=way.weight_bytes, device=device),
+        runner=runner,
         loader=PagedAdapterLoader(
             layout, dtype, way.facts, way.weights, pin_memory=device.startswith("cuda")
         ),
@@ -171,6 +185,12 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
+        full_step_seconds=full_step_seconds(
+            runner,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_model_len=max_model_len,
+            block_size=settings.block_size,
+        ),
     )
 
 
@@ -272,6 +292,20 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not has_cuda:
         raise ConfigurationError(["device is cuda, but torch sees no GPU here; use --device cpu"])
     return device
+
+
+def num_token_ids(model: Any) -> int:
+    """Token ids that a model both reads and draws: rows of its embedding, and of its head.
+
+    Its config may say otherwise, and its tokenizer may know more.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return min(int(model.config.vocab_size), int(embedding.num_embeddings), int(head.out_features))
+
+
+def num_named_ids(tokenizer: Any) -> int:
+    """One more than the highest token id that has a text; a padded head has further ones."""
+    return 1 + max(map(int, tokenizer.get_vocab().values()), default=0)
 
 
 def model_bytes(base: LoadedBase) -> int:

@@ -33,8 +33,17 @@ class TorchRunner:
     """Implements `core.ports.ModelRunner` over torch tensors. Used by the step thread only."""
 
     def __init__(
-        self, model: StepModel, cache: KVCache, bank: AdapterBank, *, weight_bytes: int, device: str
+        self,
+        model: StepModel,
+        cache: KVCache,
+        bank: AdapterBank,
+        *,
+        weight_bytes: int,
+        device: str,
+        num_drawable: int | None = None,
     ) -> None:
+        """Token ids from `num_drawable` on are never drawn; None for a head without such."""
+        self._num_drawable = num_drawable
         self._model = model
         self._cache = cache
         self._bank = bank
@@ -55,10 +64,16 @@ class TorchRunner:
             step = self._inputs(batch)
             masks = self._masks.start(batch.rows)
             start = time.perf_counter()
-            logits_SV = self._model.forward(step, self._cache)
+            try:
+                logits_SV = self._model.forward(step, self._cache)
+            except BaseException:
+                self._masks.settle(masks)  # the rows may run again, with the same matchers
+                raise
             seconds = time.perf_counter() - start
             self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
             sampled_SV, scores = split_scores(logits_SV, batch.rows)
+            if self._num_drawable is not None and sampled_SV.shape[-1] > self._num_drawable:
+                sampled_SV[:, self._num_drawable :] = float("-inf")
             rows = [row for row in batch.rows if row.samples]
             draws = sample(sampled_SV, rows, self._masks.collect(masks))
         return StepOutput(

@@ -5,6 +5,7 @@ A row's draw depends on its own logits, seed and position only: the uniform numb
 A greedy row without rules, grammar or log probabilities costs one argmax.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from server.core.logprobs import TokenLogprobs
 from server.model.logit_shaping import shape_logits
 from server.model.logprobs import token_logprobs
 from server.model.token_masks import NO_MASKS
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -55,8 +58,8 @@ def sample(
     """Draw one token for each row from its logits, and move the row's matcher on.
 
     `masks` holds what each row's matcher allows, by sequence id. Rows whose logits aren't finite
-    fail with the reason; those whose matcher is at its limits are refused. Rows that aren't plain
-    and greedy are drawn on the host.
+    fail with the reason, as do those whose own rules raise; those whose matcher is at its limits
+    are refused. Rows that aren't plain and greedy are drawn on the host.
     """
     best, top = _best(logits_SV)
     draws = Draws()
@@ -71,8 +74,15 @@ def sample(
         else:
             logits_V = logits_SV[index].float().cpu().numpy()
             mask = masks.get(row.sequence_id)
-            shaped_V = shape_logits(logits_V, row, mask) if has_rules else logits_V
-            _draw_row(draws, logits_V, shaped_V, row)
+            try:
+                shaped_V = shape_logits(logits_V, row, mask) if has_rules else logits_V
+                _draw_row(draws, logits_V, shaped_V, row)
+            except Exception:  # the boundary: one row's rules must not fail the others
+                logger.exception("sequence %d: no token can be drawn", row.sequence_id)
+                draws.token_ids.pop(row.sequence_id, None)
+                draws.failed[row.sequence_id] = (
+                    "no token could be drawn for this request; the server's log says why"
+                )
     return draws
 
 

@@ -1,7 +1,7 @@
 """Grammar masks of a step, computed beside the model's forward."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from server.core.batch import ScheduledRow
 
@@ -27,6 +27,12 @@ class MaskWorker:
     def collect(started: Future[Mapping[int, bytes]] | None) -> Mapping[int, bytes]:
         """Wait for what `start` began."""
         return NO_MASKS if started is None else started.result()
+
+    @staticmethod
+    def settle(started: Future[Mapping[int, bytes]] | None) -> None:
+        """Wait until the matchers are free again; whatever came of it is dropped."""
+        if started is not None:
+            wait([started])
 
 
 def _masks(rows: Sequence[ScheduledRow]) -> Mapping[int, bytes]:

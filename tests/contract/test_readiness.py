@@ -1,4 +1,4 @@
-"""A step that hangs turns the readiness probe red, and nothing else; by a clock that is set."""
+"""A step that hangs turns readiness red, and new requests away; by a clock that is set."""
 
 import threading
 from collections.abc import Callable
@@ -56,6 +56,9 @@ def test_ready_is_red_while_a_step_hangs_and_green_again_behind_it() -> None:
             red = client.get("/health/ready")
             assert (red.status_code, red.json()["error"]["code"]) == (503, "not_ready")
             assert red.headers["retry-after"] == "1"
+            late = client.post("/v1/completions", json=BODY)
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "engine_stalled")
+            assert int(late.headers["retry-after"]) >= 1
             assert client.get("/health/live").status_code == 200
             assert client.get("/metrics").status_code == 200
         finally:

@@ -134,16 +134,16 @@ async def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
 
 
 def test_metrics_say_that_the_file_is_refused_until_it_is_usable_again() -> None:
-    registry = CollectorRegistry()
-    metrics = KeyMetrics(registry)
+    registry, (_, first), (_, second) = CollectorRegistry(), make_key("a"), make_key("b")
+    keys = KeyRing([first, second])
+    KeyMetrics(registry, keys)
 
     def values() -> tuple[float | None, float | None]:
         names = ("switchyard_api_keys", "switchyard_keys_file_refused")
         return registry.get_sample_value(names[0]), registry.get_sample_value(names[1])
 
-    metrics.follow(3)
-    assert values() == (3, 0)
-    metrics.refuse()
-    assert values() == (3, 1), "the keys that it had"
-    metrics.follow(0)
+    assert values() == (2, 0)
+    keys.refuse_file()
+    assert values() == (2, 1), "the keys that it had"
+    keys.replace([])
     assert values() == (0, 0)

@@ -8,6 +8,7 @@ import pytest
 from server.core.batch import ScheduledBatch, StepOutput
 from server.core.errors import DeadlineExceededError, EngineDeadError, SlowReaderError
 from server.core.request import FinishReason, GenerationRequest
+from server.core.stack import BASE_STACK
 from server.engine import engine as engine_module
 from server.engine.out_of_memory import is_out_of_memory
 from tests.unit.engine.test_engine import (
@@ -103,6 +104,45 @@ async def test_one_token_that_has_no_memory_fails_its_sequence_only() -> None:
         )
         assert failed[-1].finish_reason is FinishReason.ERROR
         assert text_of(fine) == expected_text(good)
+
+
+async def test_only_the_guilty_rows_of_a_failed_step_fail() -> None:
+    async with running() as harness:
+
+        def error(batch: ScheduledBatch) -> Exception | None:
+            guilty = any(50 in row.token_ids or 51 in row.token_ids for row in batch.rows)
+            return IndexError("a token beyond the embedding") if guilty else None
+
+        failed = failing(harness, error)
+        prompts = [(8, 9, 10), (50, 8), (8, 9, 11), (8, 51)]
+        stacks = [stack("a"), stack("a"), BASE_STACK, stack("b")]
+        wanted = [
+            request(prompt, one, max_tokens=8, ignore_eos=True)
+            for prompt, one in zip(prompts, stacks, strict=True)
+        ]
+        answers = await asyncio.gather(*(collect(harness.engine, w) for w in wanted))
+        for index in (0, 2):
+            assert answers[index][-1].finish_reason is FinishReason.LENGTH
+            alone = await collect(harness.engine, wanted[index])
+            assert text_of(answers[index]) == text_of(alone)
+        for index in (1, 3):
+            assert answers[index][-1].finish_reason is FinishReason.ERROR
+        assert max(len(batch.rows) for batch in failed) > 1, "they shared a step"
+        assert harness.engine.is_ready
+
+
+async def test_a_runner_that_runs_nothing_fails_the_step_whole_and_serves_again() -> None:
+    async with running() as harness:
+        is_broken = True
+        failed = failing(harness, lambda _: RuntimeError("broken") if is_broken else None)
+        wanted = [request((8, 9, i + 8), stack("a"), max_tokens=4) for i in range(4)]
+        answers = await asyncio.gather(*(collect(harness.engine, w) for w in wanted))
+        for deltas in answers:
+            assert deltas[-1].finish_reason is FinishReason.ERROR
+            assert deltas[-1].error == "the step failed; the server's log says why"
+        assert len(failed) <= 4 * 8, "at most twice as many steps as rows"
+        is_broken = False
+        assert text_of(await collect(harness.engine, wanted[0])) == expected_text(wanted[0])
 
 
 async def test_a_deadline_ends_the_request_and_frees_what_it_held() -> None:

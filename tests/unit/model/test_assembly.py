@@ -16,8 +16,10 @@ from adapters.base.training_guard import prepare_for_training
 from server.core.batch import ScheduledBatch, ScheduledRow
 from server.core.errors import ConfigurationError
 from server.core.request import SamplingParams
-from server.model.assembly import AssembledModel, ModelSettings, assemble_model
+from server.model.assembly import AssembledModel, ModelSettings, assemble_model, num_token_ids
 from server.model.native_description import HeadFormat
+from server.model.runner import TorchRunner
+from server.model.warm_up import full_step_seconds
 from tests.unit.base.tiny_base import save_tokenizer
 from tests.unit.model.tiny import CONFIGS
 
@@ -178,3 +180,38 @@ def test_cuda_without_a_gpu_is_refused(folder: Path) -> None:
 def test_a_missing_base_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError):
         assemble_model(settings(tmp_path / "none"))
+
+
+class PaddedModel:
+    """Its head is wider than its embedding, and draws what the embedding doesn't have."""
+
+    def forward(self, step: Any, cache: Any) -> torch.Tensor:
+        return torch.tensor([[0.0, 1.0, 0.5, 9.0]])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_id_beyond_the_tables_is_never_drawn(folder: Path, temperature: float) -> None:
+    runner: Any = assemble_model(settings(folder)).runner
+    padded = TorchRunner(
+        PaddedModel(), runner._cache, runner._bank, weight_bytes=0, device="cpu", num_drawable=3
+    )
+    sampling = SamplingParams(max_tokens=1, temperature=temperature)
+    for seed in range(20):
+        row = ScheduledRow(0, PROMPT, 0, [3, 1, 2], (), sampling, True, seed, 0)
+        assert padded.execute(ScheduledBatch((row,))).token_ids[0] < 3
+
+
+def test_token_ids_are_what_embedding_head_and_config_all_have() -> None:
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    size = model.config.vocab_size
+    assert num_token_ids(model) == size
+    model.set_input_embeddings(torch.nn.Embedding(size - 7, model.config.hidden_size))
+    assert num_token_ids(model) == size - 7
+
+
+def test_a_full_step_is_timed_at_the_start_without_leaving_a_trace(folder: Path) -> None:
+    first, second = assemble_model(settings(folder)), assemble_model(settings(folder))
+    assert first.full_step_seconds > 0
+    runner: Any = second.runner
+    full_step_seconds(runner, max_batch_tokens=64, max_model_len=64, block_size=4)
+    assert torch.equal(logits(first), logits(second))

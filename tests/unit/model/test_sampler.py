@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from server.core.batch import ScheduledRow
+from server.core.logit_rules import LogitRules
 from server.core.request import SamplingParams
 from server.model.sampler import _inverse_cdf, _nucleus, sample, uniform
 
@@ -89,6 +90,14 @@ def test_nan_fails_that_row_only() -> None:
     draws = sample(logits, [row(0), row(1)])
     assert list(draws.token_ids) == [1]
     assert "isn't finite" in draws.failed[0]
+
+
+def test_rules_that_raise_fail_that_row_only() -> None:
+    beyond = LogitRules(logit_bias=((99, 1.0),))
+    rows = [row(0, temperature=0.0), row(1, rules=beyond), row(2, temperature=0.0)]  # type: ignore[arg-type]
+    draws = sample(torch.tensor([[0.0, 1.0, 0.5]] * 3), rows)
+    assert draws.token_ids == {0: 1, 2: 1}
+    assert list(draws.failed) == [1]
 
 
 def test_uniform_numbers_are_uniform() -> None:

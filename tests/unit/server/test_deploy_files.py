@@ -1,5 +1,6 @@
 """The files in deploy/ fit the server: its flags, its routes, its times, its label values."""
 
+import configparser
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from server.api.rights import RIGHTS
 from server.cli import option_name
 from server.configuration import ServerConfig
 from server.core.request import FinishReason
+from server.restarting import ExitStatus
+from server.supervision import _ENDING_SECONDS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 
@@ -54,6 +57,30 @@ def test_kubernetes_probes_routes_that_exist_and_waits_for_the_drain() -> None:
     [secret] = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
     assert not secret["defaultMode"] & 0o137, "root's keys file may be read by its group at most"
     assert spec["enableServiceLinks"] is False, "a service's variables would look like settings"
+    assert spec["terminationGracePeriodSeconds"] > drain_seconds + _ENDING_SECONDS
+    assert container["startupProbe"]["httpGet"]["path"] == "/health/ready", "live while it loads"
+
+
+def test_what_ends_with_an_error_is_started_again_and_unusable_settings_are_not() -> None:
+    compose = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
+    server = compose["services"]["server"]
+    assert "--restart" in server["command"]
+    policy, _, attempts = server["restart"].partition(":")
+    assert policy == "on-failure"
+    assert int(attempts) > 0, "Docker doesn't know which failures are for good"
+    pod = yaml.safe_load((DEPLOY / "kubernetes" / "deployment.yaml").read_text())
+    assert pod["spec"]["template"]["spec"]["restartPolicy"] == "Always"
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[method-assign,assignment]
+    unit.read(DEPLOY / "systemd" / "switchyard.service")
+    service = unit["Service"]
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == str(int(ExitStatus.UNUSABLE))
+    assert flags_of(service["ExecStart"].split()) <= known_flags() | {"--config"}
+    default_drain = ServerConfig.model_fields["drain_seconds"].default
+    assert float(service["TimeoutStopSec"]) > default_drain + _ENDING_SECONDS
+    recipe = (DEPLOY.parent / "Makefile").read_text()
+    assert "bin/server --restart" in recipe.replace("$(BIN)", "bin")
 
 
 def test_every_alert_has_its_paragraph() -> None:

@@ -1,0 +1,99 @@
+"""What answers at the port from the first moment on, before there is a model to serve."""
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.api.app import VERSION
+from server.api.callers import ANYONE, NOBODY, CurrentCaller
+from server.api.deadlines import CurrentDeadline
+from server.api.drain import Drain
+from server.api.errors import (
+    MethodNotAllowedError,
+    NotReadyError,
+    UnknownUrlError,
+    error_response,
+)
+from server.api.guard import Door, GuardMiddleware
+from server.api.keys import KeyRing
+from server.api.metrics import HttpMetrics
+from server.api.rate_limits import RateLimits
+from server.api.request_log import RequestLogMiddleware
+from server.api.rights import allowed_methods, path_template
+from server.api.settings import ApiSettings
+from server.core.errors import SwitchyardError
+
+
+class Reception:
+    """The ASGI application that a server shows: the waiting room's, and after `open` the real one.
+
+    A request stays with the application that it began with.
+    """
+
+    def __init__(self, waiting_room: ASGIApp) -> None:
+        self._app = waiting_room
+
+    def open(self, app: ASGIApp) -> None:
+        """From now on requests go to `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def waiting_room(settings: ApiSettings, keys: KeyRing | None, drain: Drain) -> ASGIApp:
+    """The application of a server that loads: it is alive, and everything else waits.
+
+    Keys and rights hold as they will, so nobody learns more from it than later.
+    """
+    registry, current = CollectorRegistry(), CurrentCaller(ANYONE if keys is None else NOBODY)
+    app: ASGIApp = _WaitingRoom(registry)
+    app = GuardMiddleware(
+        app,
+        door=Door(
+            keys,
+            RateLimits(),
+            anyone=current.get(),
+            metrics_are_open=not settings.metrics_need_key,
+        ),
+        current=current,
+        deadline=CurrentDeadline(settings.request_timeout_seconds),
+        drain=drain,
+        body_seconds=settings.body_seconds,
+    )
+    return RequestLogMiddleware(app, metrics=HttpMetrics(registry))
+
+
+class _WaitingRoom:
+    """Answers behind the door."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", scope["type"]
+        try:
+            response = self._answer(scope)
+        except SwitchyardError as error:
+            response = error_response(error)
+        await response(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response:
+        method, path = scope["method"], scope["path"]
+        match method, path:
+            case "GET", "/health/live":
+                return JSONResponse({"status": "live"})
+            case "GET", "/version":
+                return JSONResponse({"version": VERSION})
+            case "GET", "/metrics":
+                encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
+                return Response(encode(self._registry), headers={"content-type": content_type})
+        if path_template(method, path) is None:
+            if allowed := ", ".join(allowed_methods(path)):
+                raise MethodNotAllowedError(
+                    f"{path} doesn't take {method}; it takes {allowed}", allowed
+                )
+            raise UnknownUrlError(f"Unknown request URL: {method} {path}")
+        raise NotReadyError("the server is loading its model; try again in a moment")
