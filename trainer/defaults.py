@@ -25,21 +25,9 @@ ADALORA_TARGET_RANK = 8
 NUM_VIRTUAL_TOKENS = 20
 """Enough to matter in the prompt-tuning paper's figure 3 and short beside any chat prompt."""
 
-TARGET_MODULES = "all-linear"
-"""Adapting every linear layer, not only attention, is what makes LoRA match full fine-tuning."""
-
 LEARNING_RATE = 2e-4
-"""The QLoRA paper's value up to 13B, about ten times what full fine-tuning wants."""
-
-LEARNING_RATES = {
-    "full": 2e-5,
-    "ia3": 5e-3,
-    "prompt_tuning": 3e-2,
-    "prefix_tuning": 1e-2,
-    "p_tuning": 1e-3,
-}
-"""Where `LEARNING_RATE` is wrong: all weights want a tenth, a few vectors want far more (3e-3 for
-IA3 in arXiv:2205.05638, 3e-1 with Adafactor for prompts in arXiv:2104.08691)."""
+"""The QLoRA paper's value up to 13B, about ten times what full fine-tuning wants. Methods that want
+another say so in their records (`trainer/methods`)."""
 
 SCHEDULE = "cosine"
 """Falls to zero at the end, so that the last steps settle; nothing to tune."""
