@@ -1,5 +1,7 @@
 """Every number that a config may leave out, with the reason for it."""
 
+from typing import Final
+
 METHOD = "qlora"
 """4-bit base with LoRA on top: within a few percent of LoRA on the full-precision base at about a
 quarter of the weights' memory (arXiv:2305.14314, table 3)."""
@@ -29,7 +31,7 @@ LEARNING_RATE = 2e-4
 """The QLoRA paper's value up to 13B, about ten times what full fine-tuning wants. Methods that want
 another say so in their records (`trainer/methods`)."""
 
-SCHEDULE = "cosine"
+SCHEDULE: Final = "cosine"
 """Falls to zero at the end, so that the last steps settle; nothing to tune."""
 
 WARMUP_SHARE = 0.05
@@ -80,7 +82,7 @@ ANSWER_TOKENS = 256
 """Held-out rows that metrics are computed on, and how long their answers may be: on two cores some
 minutes for a 135M model, and a standard error of 3.5 points for a share near one half."""
 
-ADAPTER_DTYPE = "bfloat16"
+ADAPTER_DTYPE: Final = "bfloat16"
 """Half the bytes of float32; what is published is evaluated after this rounding."""
 
 GATE = "eval_loss < base"
