@@ -3,7 +3,7 @@
 Field names and meanings are those of PEFT 0.21's config classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -91,16 +91,7 @@ def parse_adapter_config(document: Mapping[str, Any], problems: list[str]) -> Ad
     if (problem := peft_methods.method_problem(method)) is not None:
         problems.append(problem)
         return None
-    name = method.upper()
-    if name == peft_methods.LORA:
-        return parse_lora_config(document, problems)
-    if name == peft_methods.ADALORA:
-        return parse_adalora_config(document, problems)
-    if name == peft_methods.IA3:
-        return _parse_ia3(document, problems)
-    if name == peft_methods.TRAINABLE_TOKENS:
-        return _parse_tokens(document, problems)
-    return _parse_prompt(name, document, problems)
+    return _PARSERS[method.upper()](document, problems)
 
 
 def token_ids_of(config: AdapterConfig) -> Mapping[str, tuple[int, ...]]:
@@ -132,9 +123,7 @@ def _parse_tokens(document: Mapping[str, Any], problems: list[str]) -> TokensCon
     return TokensConfig("trainable_tokens", table[""], base_reference(document))
 
 
-def _parse_prompt(
-    name: str, document: Mapping[str, Any], problems: list[str]
-) -> PromptConfig | None:
+def _parse_prompt(document: Mapping[str, Any], problems: list[str]) -> PromptConfig | None:
     count = whole_number(document, "num_virtual_tokens", problems, at_most=MAX_VIRTUAL_TOKENS)
     token_dim = whole_number(document, "token_dim", problems, at_most=_MAX_SIZE)
     num_layers = whole_number(document, "num_layers", problems, at_most=_MAX_SIZE)
@@ -145,4 +134,18 @@ def _parse_prompt(
         )
     if count is None or token_dim is None or num_layers is None:
         return None
-    return PromptConfig(name.lower(), count, token_dim, num_layers, base_reference(document))
+    return PromptConfig(
+        document["peft_type"].lower(), count, token_dim, num_layers, base_reference(document)
+    )
+
+
+_PARSERS: Mapping[str, Callable[[Mapping[str, Any], list[str]], AdapterConfig | None]] = {
+    peft_methods.LORA: parse_lora_config,
+    peft_methods.ADALORA: parse_adalora_config,
+    peft_methods.IA3: _parse_ia3,
+    peft_methods.TRAINABLE_TOKENS: _parse_tokens,
+    peft_methods.PROMPT_TUNING: _parse_prompt,
+    peft_methods.P_TUNING: _parse_prompt,
+    peft_methods.PREFIX_TUNING: _parse_prompt,
+}
+"""By PEFT's name: one for each of `SERVED_METHODS`."""

@@ -1,10 +1,13 @@
-"""Where copies of what lies elsewhere are kept: converted bases, remote stores."""
+"""Where what can be made again is kept: converted bases, remote stores, compiled kernels."""
 
 import os
 from pathlib import Path
 
 
 def default_cache_dir() -> Path:
-    """`$SWITCHYARD_CACHE`, else `~/.cache/switchyard`."""
+    """`$SWITCHYARD_CACHE`, else `switchyard` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
     configured = os.environ.get("SWITCHYARD_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "switchyard"
+    if configured:
+        return Path(configured)
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "switchyard"

@@ -17,9 +17,6 @@ SERVED_METHODS = (
     LORA, ADALORA, IA3, PROMPT_TUNING, P_TUNING, PREFIX_TUNING, TRAINABLE_TOKENS,
 )  # fmt: skip
 
-PROMPT_METHODS = (PROMPT_TUNING, P_TUNING, PREFIX_TUNING)
-"""Methods whose adapter is virtual tokens before the prompt: at most one in a stack."""
-
 _DENSE = "its change of a weight has no low rank, so it can't be added to one row of a batch"
 _ROTATION = "it multiplies the base weight by a rotation, so its change has no low rank"
 _SHARED = "its matrices are shared and some of them made anew from a seed"

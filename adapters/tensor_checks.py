@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from adapters.adapter_config import AdapterConfig, Ia3Config, PromptConfig, TokensConfig
 from adapters.adapter_config import token_ids_of as tokens_by_module
 from adapters.config_values import names_module
+from adapters.folder_files import CONFIG_FILE
 from adapters.lora_config import LoraConfig
 from adapters.tensor_header import TensorEntry
 from adapters.tensor_roles import TensorRole
 
-CONFIG_FILE = "adapter_config.json"
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 EMBEDDING_NAMES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "embedding", "tok_embed")

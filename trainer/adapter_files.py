@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+from adapters.folder_files import CONFIG_FILE, WEIGHTS_FILE
 
 _ROUNDED = (".lora_A.", ".lora_B.")
 """Tensors that `publish.dtype` is for. Others are a few vectors, some of them near 1, where

@@ -97,11 +97,6 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self._num_forwards = 1
         self.add_callback(_AfterOptimizerStep(hooks, self._bare_model))
 
-    @property
-    def bare_model(self) -> nn.Module:
-        """The model without the wrappers of DDP or FSDP."""
-        return self._bare_model
-
     def get_train_dataloader(self) -> Any:
         # Not `accelerator.prepare`d: the plan says what each process does, and accelerate would
         # divide the batches once more.

@@ -10,11 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from adapters.base.quantization import NF4, QuantizationSpec
-from adapters.folder_files import MANIFEST_FILE
+from adapters.folder_files import CONFIG_FILE, MANIFEST_FILE
 from adapters.manifest import Manifest, read_manifest
 from adapters.names import parse_ref
 from adapters.store import AdapterStore
-from trainer.adapter_files import CONFIG_FILE
 from trainer.config import DataSection
 from trainer.errors import EvaluationError
 

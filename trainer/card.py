@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from trainer.config import TrainerConfig
 from trainer.data.preparation import PreparedData
-from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
 from trainer.metrics.pairwise import Outcome
 from trainer.objective_text import describe_objective, loss_name
@@ -71,7 +70,7 @@ def model_card(
         num_train=len(data.train),
         data_format=data.row_format.description,
         digest=data.digest,
-        description=describe_method(config),
+        description=config.training_method.describe(config),
         num_steps=int(metrics["num_steps"]),
         learning_rate=config.learning_rate,
         schedule=config.training.schedule,

@@ -1,5 +1,7 @@
 """Every number that a config may leave out, with the reason for it."""
 
+from typing import Final
+
 METHOD = "qlora"
 """4-bit base with LoRA on top: within a few percent of LoRA on the full-precision base at about a
 quarter of the weights' memory (arXiv:2305.14314, table 3)."""
@@ -25,23 +27,11 @@ ADALORA_TARGET_RANK = 8
 NUM_VIRTUAL_TOKENS = 20
 """Enough to matter in the prompt-tuning paper's figure 3 and short beside any chat prompt."""
 
-TARGET_MODULES = "all-linear"
-"""Adapting every linear layer, not only attention, is what makes LoRA match full fine-tuning."""
-
 LEARNING_RATE = 2e-4
-"""The QLoRA paper's value up to 13B, about ten times what full fine-tuning wants."""
+"""The QLoRA paper's value up to 13B, about ten times what full fine-tuning wants. Methods that want
+another say so in their records (`trainer/methods`)."""
 
-LEARNING_RATES = {
-    "full": 2e-5,
-    "ia3": 5e-3,
-    "prompt_tuning": 3e-2,
-    "prefix_tuning": 1e-2,
-    "p_tuning": 1e-3,
-}
-"""Where `LEARNING_RATE` is wrong: all weights want a tenth, a few vectors want far more (3e-3 for
-IA3 in arXiv:2205.05638, 3e-1 with Adafactor for prompts in arXiv:2104.08691)."""
-
-SCHEDULE = "cosine"
+SCHEDULE: Final = "cosine"
 """Falls to zero at the end, so that the last steps settle; nothing to tune."""
 
 WARMUP_SHARE = 0.05
@@ -92,7 +82,7 @@ ANSWER_TOKENS = 256
 """Held-out rows that metrics are computed on, and how long their answers may be: on two cores some
 minutes for a 135M model, and a standard error of 3.5 points for a share near one half."""
 
-ADAPTER_DTYPE = "bfloat16"
+ADAPTER_DTYPE: Final = "bfloat16"
 """Half the bytes of float32; what is published is evaluated after this rounding."""
 
 GATE = "eval_loss < base"

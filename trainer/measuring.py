@@ -224,16 +224,9 @@ def _ratings(judgement: Judgement) -> dict[str, float]:
 
 
 def _questions(held_out: HeldOut) -> tuple[Question, ...]:
-    return tuple(
-        Question(_last_question(e.conversation), e.conversation.answer) for e in held_out.asked
-    )
+    return tuple(Question(e.conversation.question, e.conversation.answer) for e in held_out.asked)
 
 
 def _asking(question: str) -> Example:
     conversation = Conversation((Turn(USER, question), Turn(ASSISTANT, "")))
     return Example(conversation, LabelledRow((), ()))
-
-
-def _last_question(conversation: Conversation) -> str:
-    asked = [turn.content for turn in conversation.prompt if turn.role == USER]
-    return asked[-1] if asked else ""

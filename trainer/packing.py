@@ -12,7 +12,6 @@ import torch
 
 from trainer.collator import pack_rows
 from trainer.config import TrainerConfig
-from trainer.config.method import PROMPT_FAMILY
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 
@@ -26,7 +25,7 @@ change; against the row alone only the shapes of the matrix products differ."""
 
 def check_packing(model: Any, config: TrainerConfig) -> None:
     """Raise `MethodError` when packing would let rows of `model` see each other."""
-    if config.method in PROMPT_FAMILY:
+    if not config.training_method.packs_rows:
         raise MethodError(
             f"data.packing: {config.method} puts its virtual tokens before one row; set it to false"
         )

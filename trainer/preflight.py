@@ -21,9 +21,8 @@ from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
 from trainer.measuring import Measuring, measuring_for
 from trainer.methods.biases import trained_biases
-from trainer.methods.description import describe_method
 from trainer.methods.quantization import quantization_for
-from trainer.methods.targets import BaseGeometry, count_parameters, match_modules, matches_any
+from trainer.methods.targets import match_modules
 from trainer.packed_attention import attend_row_by_row
 from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
@@ -99,7 +98,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
         plan=plan,
         measuring=measuring,
         pad_id=pad_token_id(base.tokenizer),
-        num_parameters=_count_parameters(config, matched, base.model)
+        num_parameters=config.training_method.count_in_model(config, matched, base.model)
         + sum(bias.numel() for bias in biases.values()),
         num_modules=len(matched),
     )
@@ -107,23 +106,9 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     return ready
 
 
-def _count_parameters(
-    config: TrainerConfig, matched: dict[str, tuple[int, int]], model: Any
-) -> int:
-    if config.method == "full":
-        return sum(int(parameter.numel()) for parameter in model.parameters())
-    saved = sum(
-        int(parameter.numel())
-        for name, module in model.named_modules()
-        if matches_any(name, config.lora.modules_to_save)
-        for parameter in module.parameters()
-    )
-    return saved + count_parameters(config, matched, BaseGeometry.of(model.config))
-
-
 def _dtype(config: TrainerConfig) -> torch.dtype | None:
-    if config.method == "full":
-        # Updates of 2e-5 are lost to rounding in bfloat16 weights.
+    if config.training_method.trains_base:
+        # Small updates are lost to rounding in bfloat16 weights.
         return torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return dtypes.get(config.training.compute_dtype)
@@ -136,7 +121,9 @@ def _run_table(ready: Preflight) -> Table:
     model: Any = base.model
     size = ready.num_parameters * _BYTES[config.publish.dtype]
     table = Table(title="Run", title_justify="left", show_header=False)
-    table.add_row("adapter", f"{config.name} ({config.method}; {describe_method(config)})")
+    table.add_row(
+        "adapter", f"{config.name} ({config.method}; {config.training_method.describe(config)})"
+    )
     table.add_row("base", f"{config.base} ({held if spec.is_quantized else 'unquantised'})")
     table.add_row("compute", f"{model.dtype} on {model.device}".replace("torch.", ""))
     table.add_row("chat template", f"{base.template.hash[:23]}... (loss masks check out)")

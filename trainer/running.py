@@ -309,7 +309,7 @@ def _publish(
     console: Console,
 ) -> StoredAdapter | None:
     config = ready.config
-    if config.method == "full":
+    if not config.training_method.publishes_adapter:
         console.print(
             f"full fine-tuning makes another base, not an adapter: the model is in {folder.adapter}"
         )

@@ -11,7 +11,7 @@ from trainer.data.examples import Example
 from trainer.evaluation import evaluating
 from trainer.labels import ConversationLabeller
 from trainer.run_folder import RunFolder
-from trainer.samples import greedy_answers, question
+from trainer.samples import greedy_answers
 from trainer.trackers import Tracker
 
 
@@ -47,14 +47,15 @@ class SampleLog:
             answers = greedy_answers(
                 model, self._tokenizer, self._prompts, self._max_tokens, self._pad_id
             )
+        conversations = [example.conversation for example in self._examples]
         text = "\n\n".join(
-            f"**{question(example)}**\n\n{answer}\n\n_Reference:_ {example.conversation.answer}"
-            for example, answer in zip(self._examples, answers, strict=True)
+            f"**{asked.question}**\n\n{answer}\n\n_Reference:_ {asked.answer}"
+            for asked, answer in zip(conversations, answers, strict=True)
         )
         self._folder.mkdir(exist_ok=True)
         (self._folder / f"step-{step:08d}.md").write_text(text + "\n", encoding="utf-8")
         self._tracker.text(step, "samples", text)
-        first = Text(f"  {_short(question(self._examples[0]))} -> {_short(answers[0])}", "dim")
+        first = Text(f"  {_short(conversations[0].question)} -> {_short(answers[0])}", "dim")
         self._console.print(first)
 
 

@@ -8,8 +8,8 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from trainer.data.conversation import USER
 from trainer.data.examples import Example
+from trainer.held_out import evenly_spread
 from trainer.labels import ConversationLabeller
 
 
@@ -25,10 +25,10 @@ class Sample:
 
 def choose_examples(held_out: Sequence[Example], count: int) -> tuple[Example, ...]:
     """`count` rows, evenly spread over the held-out rows in their order; none of plain text."""
-    count = min(count, len(held_out))
-    chosen = (held_out[index * len(held_out) // count] for index in range(count))
     asking = {
-        example.conversation.key: example for example in chosen if example.conversation.prompt
+        example.conversation.key: example
+        for example in evenly_spread(held_out, count)
+        if example.conversation.prompt
     }
     return tuple(asking.values())
 
@@ -58,7 +58,7 @@ def paired_samples(
 ) -> tuple[Sample, ...]:
     """What both said to the examples' prompts."""
     return tuple(
-        Sample(question(example), example.conversation.answer, before, after)
+        Sample(example.conversation.question, example.conversation.answer, before, after)
         for example, before, after in zip(examples, base, adapter, strict=True)
     )
 
@@ -81,12 +81,6 @@ def greedy_answers(
         )
     answers = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
     return [str(answer).strip() for answer in answers]
-
-
-def question(example: Example) -> str:
-    """What the person asked last."""
-    asked = [turn.content for turn in example.conversation.prompt if turn.role == USER]
-    return asked[-1]
 
 
 def sample_table(samples: Sequence[Sample], name: str) -> Table:

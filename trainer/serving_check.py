@@ -11,12 +11,9 @@ from adapters.peft_methods import LORA
 from adapters.rank_pages import pages_for_rank
 from adapters.store import AdapterStore
 from trainer.config import TrainerConfig
-from trainer.config.method import LORA_FAMILY
 from trainer.labels import ConversationLabeller
 from trainer.lineage import base_lineage, quantization_record, template_record
-from trainer.methods.peft_config import peft_config_for
-from trainer.methods.starting_point import changes_the_base
-from trainer.methods.targets import BaseGeometry, Shape, rank_of
+from trainer.methods.targets import BaseGeometry, Shape
 from trainer.serving_limits import ServingLimits
 
 
@@ -32,26 +29,27 @@ def serving_problems(
 
     `modules` are those that the method matches.
     """
-    if config.method == "full":
-        return ("method full makes another base, not an adapter: no server loads it beside others",)
-    problems: list[str] = []
-    if config.method in LORA_FAMILY:
-        rank = published_rank(config, modules)
-        if rank > limits.max_rank:
-            problems.append(
-                f"the published adapter has rank {rank}, and a server takes up to "
-                f"{limits.max_rank}: lower lora.r, or start it with --max-lora-rank {rank}"
-            )
-        if pages_for_rank(rank) > limits.pages:
-            problems.append(
-                f"the published adapter fills {pages_for_rank(rank)} pages, and a server has "
-                f"{limits.pages}: start it with --adapter-bank-pages {pages_for_rank(rank)}"
-            )
-    method = LORA.lower()  # what adalora is published as
-    if config.method != "adalora":
-        peft_config = peft_config_for(
-            config, modules, geometry, num_steps=num_steps, is_transposed=False
+    trained_by = config.training_method
+    if not trained_by.publishes_adapter:
+        return (
+            f"method {config.method} makes another base, not an adapter: no server loads it beside "
+            "others",
         )
+    problems: list[str] = []
+    rank = trained_by.published_rank(config, modules)
+    if rank > limits.max_rank:
+        problems.append(
+            f"the published adapter has rank {rank}, and a server takes up to "
+            f"{limits.max_rank}: lower lora.r, or start it with --max-lora-rank {rank}"
+        )
+    if pages_for_rank(rank) > limits.pages:
+        problems.append(
+            f"the published adapter fills {pages_for_rank(rank)} pages, and a server has "
+            f"{limits.pages}: start it with --adapter-bank-pages {pages_for_rank(rank)}"
+        )
+    method = LORA.lower()  # what is published without a config that is known before
+    peft_config = trained_by.published_config(config, modules, geometry, num_steps=num_steps)
+    if peft_config is not None:
         document = peft_config.to_dict() | _placeholders(geometry)
         if isinstance(document.get("init_lora_weights"), str):
             document["init_lora_weights"] = True
@@ -107,12 +105,6 @@ def format_note(base: LoadedBase, limits: ServingLimits) -> str | None:
         "serving: a server holds its base in nf4 with double quantisation; start it with "
         f"--quantization {spec.scheme}{double}, or with --allow-mismatch"
     )
-
-
-def published_rank(config: TrainerConfig, modules: Mapping[str, Shape]) -> int:
-    """The largest rank in the published folder: twice the trained one after PiSSA and OLoRA."""
-    largest = max((rank_of(config, name) for name in modules), default=config.rank)
-    return largest * (2 if changes_the_base(config.lora.init) else 1)
 
 
 def name_note(config: TrainerConfig, store: AdapterStore | None, limits: ServingLimits) -> str:

@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from trainer.config import Method, TrainerConfig
-from trainer.config.method import SECTION_METHODS
+from trainer.methods.registry import METHODS, sections_unused_by
 
 EXAMPLE_FILE = "train.jsonl"
 _WIDTH = 28
@@ -42,9 +42,8 @@ def starter_config(method: Method, *, name: str, base: str, data: str) -> str:
         _line(key, value, TrainerConfig.model_fields[key].description)
         for key, value in given.items()
     ]
-    skipped = {section for section, methods in SECTION_METHODS.items() if method not in methods}
+    skipped = sections_unused_by(method)
     skipped.add("preference")  # it excludes the default objective
-    skipped |= {"quantization"} if method in ("lora", "full") else set()
     for key, field in TrainerConfig.model_fields.items():
         if key in given or key in skipped:
             continue
@@ -84,7 +83,7 @@ def _section(
             below = _section(inner, f"{prefix}{name}.", given, method)
             if below:
                 lines += [_with_comment(f"#{indent}{name}:", field.description), *below]
-        elif _applies(f"{prefix}{name}", method):
+        elif f"{prefix}{name}" not in METHODS[method].ignored_keys:
             lines += _key(f"{prefix}{name}", field, indent, given)
     return lines
 
@@ -95,23 +94,6 @@ def _key(key: str, field: Any, indent: str, given: dict[str, str]) -> list[str]:
         return [_line(f"{indent}{name}", given[key], field.description)]
     default = field.get_default(call_default_factory=True)
     return [_line(f"#{indent}{name}", default, field.description)]
-
-
-def _applies(key: str, method: Method) -> bool:
-    if method == "adalora":
-        return key not in _NOT_FOR_ADALORA
-    wanted = _PROMPT_KEYS.get(key)
-    return wanted is None or method in wanted
-
-
-_NOT_FOR_ADALORA = frozenset(
-    f"lora.{key}"
-    for key in ("r", "init", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lr_ratio")
-)
-_PROMPT_KEYS: dict[str, tuple[Method, ...]] = {
-    "prompt.init_text": ("prompt_tuning",),
-    "prompt.encoder_hidden": ("p_tuning", "prefix_tuning"),
-}
 
 
 def _line(key: str, value: Any, description: str | None) -> str:

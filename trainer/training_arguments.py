@@ -52,7 +52,7 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "seed": config.seed,
         "use_cpu": device == "cpu",
         # Weights that are trained in full stay in float32; their products needn't.
-        "bf16": config.method == "full" and _computes_in_bfloat16(config, device),
+        "bf16": config.training_method.trains_base and _computes_in_bfloat16(config, device),
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
         "logging_steps": 1,

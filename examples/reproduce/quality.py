@@ -121,7 +121,7 @@ _WHY = (
 def _trainable(config: Any, shape: Any) -> int:
     from trainer.methods.targets import count_parameters, match_modules
 
-    if config.method == "full":
+    if config.training_method.trains_base:
         return int(shape.num_parameters)
     return count_parameters(config, match_modules(config, shape.linears), shape.geometry)
 

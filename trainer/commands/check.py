@@ -119,7 +119,7 @@ def _check(
             f"{predicted.trial_tokens} tokens)",
             highlight=False,
         )
-    if problems and run.method != "full":
+    if problems and run.training_method.publishes_adapter:
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise ServingError(f"a server would refuse this adapter:\n{lines}")
     console.print("all checks passed", style="bold green")

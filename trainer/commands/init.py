@@ -1,15 +1,15 @@
 """`trainer init`: a commented config to begin with."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from adapters.names import parse_ref
 from trainer.commands.telling import told_in_one_line
-from trainer.config import Method
 from trainer.errors import ConfigError
+from trainer.methods.registry import METHODS
 from trainer.starter import EXAMPLE_FILE, example_rows, starter_config
 
 
@@ -36,7 +36,9 @@ def init(
     """Write a config with every key, its default and what it means. Overwrites nothing."""
     console = Console()
     with told_in_one_line(console):
-        chosen = _method(method)
+        if method not in METHODS:
+            names = ", ".join(METHODS)
+            raise ConfigError([f"--method: {method} is no method; use one of {names}"])
         name = name or config.resolve().parent.name
         parse_ref(name)
         example = config.parent / EXAMPLE_FILE
@@ -47,14 +49,6 @@ def init(
         if data is None:
             example.write_text(example_rows(), encoding="utf-8")
             console.print(f"wrote {example}: a few rows to try things out; put yours in its place")
-        text = starter_config(chosen, name=name, base=base, data=data or EXAMPLE_FILE)
+        text = starter_config(method, name=name, base=base, data=data or EXAMPLE_FILE)
         config.write_text(text, encoding="utf-8")
         console.print(f"wrote {config}; next: trainer check {config}", soft_wrap=True)
-
-
-def _method(text: str) -> Method:
-    for method in get_args(Method):
-        if method == text:
-            chosen: Method = method
-            return chosen
-    raise ConfigError([f"--method: {text} is no method; use one of {', '.join(get_args(Method))}"])

@@ -33,5 +33,5 @@ def run(
         from trainer.running import run_training
 
         result = run_training(loaded, store=open_store(store), runs=runs, console=console)
-        if result.stored is None and loaded.config.method != "full":
+        if result.stored is None and loaded.config.training_method.publishes_adapter:
             raise typer.Exit(EXIT_FAILED)

@@ -1,20 +1,13 @@
 """The YAML of a training run, as frozen sections. `trainer.config_loading` reads it.
 
-One file for each section; `document.py` puts them together, `contradictions.py` says which keys
-can't stand together.
+One file for each section, those of the methods being in `trainer.methods`; `document.py` puts them
+together, `contradictions.py` says which keys can't stand together.
 """
 
 from trainer.config.data import CleaningSection, DataSection
 from trainer.config.document import TrainerConfig
 from trainer.config.evaluation import EvaluationSection, JudgeSection
-from trainer.config.method import (
-    AdaloraSection,
-    Ia3Section,
-    LoraSection,
-    Method,
-    PromptSection,
-    QuantizationSection,
-)
+from trainer.config.method import Method, QuantizationSection
 from trainer.config.objective import Objective, PreferenceSection
 from trainer.config.publish import PublishSection
 from trainer.config.section import Section
@@ -24,6 +17,10 @@ from trainer.config.training import (
     LoggingSection,
     TrainingSection,
 )
+from trainer.methods.adalora import AdaloraSection
+from trainer.methods.ia3 import Ia3Section
+from trainer.methods.lora_family import LoraSection
+from trainer.methods.prompt_family import PromptSection
 
 __all__ = [
     "AdaloraSection",

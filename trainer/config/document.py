@@ -1,9 +1,8 @@
 """The whole config: what stands at the top of the YAML, and what can't stand together."""
 
-import math
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapters.errors import AdapterError
@@ -12,37 +11,49 @@ from trainer import defaults
 from trainer.config.contradictions import CONTRADICTION, contradictions
 from trainer.config.data import DataSection
 from trainer.config.evaluation import EvaluationSection
-from trainer.config.method import (
-    SECTION_METHODS,
-    AdaloraSection,
-    Ia3Section,
-    LoraSection,
-    Method,
-    PromptSection,
-    QuantizationSection,
-)
+from trainer.config.method import Method, QuantizationSection
 from trainer.config.objective import Objective, PreferenceSection
 from trainer.config.publish import PublishSection
 from trainer.config.section import Section
 from trainer.config.training import TrainingSection
+from trainer.methods.method import TrainingMethod
+from trainer.methods.registry import METHOD_SECTIONS, METHODS, sections_unused_by
 
 
-class TrainerConfig(Section):
-    """One training run. `trainer_args` goes to transformers' TrainingArguments as it stands."""
+class _RunHead(Section):
+    """What stands above the sections of the methods."""
 
     name: str = Field(description="what the adapter is called in the store")
     base: str = Field(description="embedded:NAME, a local folder, or a hub id")
-    method: Method = Field(default="qlora", description="what is trained, on what kind of base")
+    method: Method = Field(
+        default=defaults.METHOD, description="what is trained, on what kind of base"
+    )
     objective: Objective = Field(
         default="sft", description="sft (answers as they are), or a preference: dpo, orpo, kto"
     )
     data: DataSection = Field(description="the rows")
-    lora: LoraSection = Field(default=LoraSection(), description="the adapter's shape")
-    adalora: AdaloraSection = Field(default=AdaloraSection(), description="method adalora")
-    ia3: Ia3Section = Field(default=Ia3Section(), description="method ia3")
-    prompt: PromptSection = Field(
-        default=PromptSection(), description="methods prompt_tuning, prefix_tuning, p_tuning"
+
+
+# Methods bring their sections with them, and read them by `MethodSection.of`.
+if TYPE_CHECKING:
+    _WithMethodSections = _RunHead
+else:
+    _WithMethodSections = create_model(
+        "_WithMethodSections",
+        __base__=_RunHead,
+        **{
+            section.name: (
+                section.model,
+                Field(default=section.model(), description=section.description),
+            )
+            for section in METHOD_SECTIONS
+        },
     )
+
+
+class TrainerConfig(_WithMethodSections):
+    """One training run. `trainer_args` goes to transformers' TrainingArguments as it stands."""
+
     quantization: QuantizationSection = Field(
         default=QuantizationSection(), description="how the base's linear weights are held"
     )
@@ -64,42 +75,32 @@ class TrainerConfig(Section):
     )
 
     @property
-    def learning_rate(self) -> float:
-        """The peak learning rate: as given, or what the method wants."""
-        if self.training.learning_rate is not None:
-            return self.training.learning_rate
-        return defaults.LEARNING_RATES.get(self.method, defaults.LEARNING_RATE)
+    def training_method(self) -> TrainingMethod:
+        """The record of `method`."""
+        return METHODS[self.method]
 
     @property
-    def uses_rslora(self) -> bool:
-        """Whether the update is scaled by alpha/sqrt(r)."""
-        return self.method == "rslora" or self.lora.use_rslora
+    def learning_rate(self) -> float:
+        """The peak learning rate: as given, or what the method wants."""
+        given = self.training.learning_rate
+        return self.training_method.learning_rate if given is None else given
 
     @property
     def rank(self) -> int:
         """Rank that each adapted module begins with; 0 for methods without ranks."""
-        if self.method not in SECTION_METHODS["lora"]:
-            return 0
-        return self.adalora.init_r if self.method == "adalora" else self.lora.r
+        return self.training_method.rank(self)
 
     @property
     def alpha(self) -> float:
-        """`lora.alpha`, or the value that makes the update's scale 2 at any rank."""
-        if self.lora.alpha is not None:
-            return self.lora.alpha
-        if self.uses_rslora:
-            return defaults.LORA_ALPHA_PER_RANK * math.sqrt(self.lora.r)
-        rank = self.adalora.target_r if self.method == "adalora" else self.lora.r
-        return float(defaults.LORA_ALPHA_PER_RANK * rank)
+        """The scale's numerator, given or chosen; 0 for methods without ranks."""
+        return self.training_method.alpha(self)
 
     def document(self) -> dict[str, Any]:
         """The config with every default in it, as JSON values, without sections that don't apply.
 
         It validates again, to an equal run.
         """
-        unused = {name for name, methods in SECTION_METHODS.items() if self.method not in methods}
-        if self.method in ("lora", "full"):
-            unused.add("quantization")
+        unused = sections_unused_by(self.method)
         if self.objective == "sft":
             unused.add("preference")
         return self.model_dump(mode="json", exclude=unused)

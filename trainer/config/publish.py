@@ -19,7 +19,8 @@ class PublishSection(Section):
         default=None, ge=1, description="versions left in the store; its own policy may leave fewer"
     )
     dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16", description="of the published weights; evaluated after this rounding"
+        default=defaults.ADAPTER_DTYPE,
+        description="of the published weights; evaluated after this rounding",
     )
 
     @field_validator("gate")

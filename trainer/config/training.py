@@ -63,7 +63,7 @@ class TrainingSection(Section):
         "polynomial",
         "inverse_sqrt",
         "warmup_stable_decay",
-    ] = Field(default="cosine", description="how the learning rate falls after its peak")
+    ] = Field(default=defaults.SCHEDULE, description="how the learning rate falls after its peak")
     warmup_share: float = Field(
         default=defaults.WARMUP_SHARE, ge=0, lt=1, description="share of steps in which it rises"
     )

@@ -45,6 +45,11 @@ class Conversation:
         return self.turns[:-1]
 
     @property
+    def question(self) -> str:
+        """What the person asked last; empty where nobody asked."""
+        return next((turn.content for turn in reversed(self.prompt) if turn.role == USER), "")
+
+    @property
     def answer(self) -> str:
         return self.turns[-1].content
 

@@ -1,109 +1,161 @@
 """AdaLoRA: ranks move between modules while training; published as a plain LoRA of what is left."""
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import nn
+from pydantic import Field
 
-from trainer.adapter_files import adapter_tensors, write_adapter_files
-from trainer.methods.plain_lora import Factors, plain_lora
-from trainer.methods.tuning import Tensors, Tuning
+from trainer import defaults
+from trainer.config.section import Section
+from trainer.config.written import is_changed, written_value
+from trainer.errors import MethodError
+from trainer.methods.lora_family import LORA_SECTION, LoraMethod, LoraSection, Rank
+from trainer.methods.method import MethodSection
+from trainer.methods.targets import BaseGeometry, Shape
 
-_ALLOCATOR = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+if TYPE_CHECKING:
+    from trainer.config import TrainerConfig
+    from trainer.methods.attachment import RunStart
+    from trainer.methods.tuning import Tuning
 
 
-class AdaloraTuning(Tuning):
-    """PEFT's `AdaLoraModel` with its rank allocator (arXiv:2303.10512)."""
+class AdaloraSection(Section):
+    """Ranks that move between modules while training (arXiv:2303.10512); method adalora."""
 
-    def penalty(self, model: nn.Module) -> torch.Tensor | None:
-        """`orth_reg_weight` x the mean Frobenius distance of A A^T and B^T B from the identity.
+    init_r: Rank = Field(
+        default=defaults.ADALORA_INIT_RANK, description="rank of each module at the beginning"
+    )
+    target_r: Rank = Field(
+        default=defaults.ADALORA_TARGET_RANK, description="mean rank at the end; below init_r"
+    )
+    tinit: int | None = Field(
+        default=None, ge=0, description="steps before ranks move; default a tenth of all steps"
+    )
+    tfinal: int | None = Field(
+        default=None, ge=0, description="steps after they stopped; default a third of all steps"
+    )
+    deltaT: int | None = Field(  # noqa: N815  PEFT's name
+        default=None, ge=1, description="steps between two moves; default about 20 moves"
+    )
+    beta1: float = Field(default=0.85, gt=0, lt=1, description="smoothing of the sensitivity")
+    beta2: float = Field(default=0.85, gt=0, lt=1, description="smoothing of its uncertainty")
+    orth_reg_weight: float = Field(
+        default=0.5, ge=0, description="weight of the penalty that keeps P and Q orthogonal"
+    )
 
-        PEFT adds it only where the model computes the loss itself, which ours doesn't.
-        """
-        weight = self.config.adalora.orth_reg_weight
-        if weight == 0:
-            return None
-        distances = []
-        for name, parameter in model.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
-                gram = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
-                identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-                distances.append(torch.linalg.norm(gram - identity))
-        return weight * torch.stack(distances).mean()
 
-    def after_optimizer_step(self, model: nn.Module, step: int) -> None:
-        """Let the allocator see the gradients, and move ranks when it is time."""
-        self.model.base_model.update_and_allocate(step)
+ADALORA_SECTION = MethodSection("adalora", AdaloraSection, "method adalora")
 
-    def state(self) -> Mapping[str, Any]:
-        """The allocator's averages, and the masks of the ranks that are gone."""
-        allocator = self.model.base_model.rankallocator
-        averages = {
-            kind: {n: t.detach().cpu().clone() for n, t in getattr(allocator, kind).items()}
-            for kind in _ALLOCATOR
-        }
-        return {"averages": averages, "masks": self._peft_config.rank_pattern or {}}
+_IGNORED = {
+    "r": "; see adalora.init_r and adalora.target_r",
+    "rank_pattern": ", which finds the ranks itself",
+    "alpha_pattern": "",
+    "use_dora": "",
+    "use_rslora": "",
+    "lr_ratio": "",
+}
+"""Keys of `lora` that have no effect, and what to say of them."""
 
-    def restore(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        allocator = self.model.base_model.rankallocator
-        device = next(self.model.parameters()).device
-        for kind, averages in state["averages"].items():
-            setattr(allocator, kind, {name: t.to(device) for name, t in averages.items()})
-        self._peft_config.rank_pattern = dict(state["masks"]) or None
 
-    def write(self, folder: Path, dtype: torch.dtype) -> None:
-        """Write B diag(E) A as a LoRA: modules keep the ranks that they have left, or drop out."""
-        from peft.tuners.adalora import AdaLoraLayer
+class Adalora(LoraMethod):
+    """B diag(E) A with a rank allocator (arXiv:2303.10512)."""
 
-        updates: dict[str, Factors] = {}
-        is_complete = True
-        for name, layer in self.model.named_modules():
-            if not isinstance(layer, AdaLoraLayer):
-                continue
-            values = layer.lora_E["default"].detach().flatten()
-            # PEFT divides by ranknum + 1e-5, ranknum being init_r for good.
-            scale = layer.scaling["default"] / (layer.ranknum["default"].item() + 1e-5)
-            kept = values != 0
-            if not kept.any():
-                is_complete = False
-                continue
-            a = layer.lora_A["default"].detach()[kept]
-            b = layer.lora_B["default"].detach()[:, kept] * (values[kept] * scale)
-            updates[name.removeprefix("base_model.model.")] = _balanced(a, b)
-        if not updates:
-            # Nothing was learned; a LoRA with no module isn't one.
-            updates, is_complete = self._empty(), True
-        tensors, document = plain_lora(
-            updates, self._document(), self._others(), is_complete=is_complete
-        )
-        write_adapter_files(tensors, document, folder, dtype)
+    name = "adalora"
+    sections: ClassVar[tuple[MethodSection[Any], ...]] = (LORA_SECTION, ADALORA_SECTION)
+    ignored_keys = frozenset(f"lora.{key}" for key in ("init", *_IGNORED))
 
-    @property
-    def _peft_config(self) -> Any:
-        return self.model.peft_config["default"]
-
-    def _others(self) -> Tensors:
-        masks, self._peft_config.rank_pattern = self._peft_config.rank_pattern, None
-        tensors = adapter_tensors(self.model)
-        self._peft_config.rank_pattern = masks
-        return {name: t for name, t in tensors.items() if ".lora_" not in name}
-
-    def _empty(self) -> dict[str, Factors]:
-        from peft.tuners.adalora import AdaLoraLayer
-
-        return {
-            name.removeprefix("base_model.model."): (
-                layer.lora_A["default"].detach()[:1],
-                layer.lora_B["default"].detach()[:, :1] * 0,
+    def contradictions(self, document: Mapping[str, Any]) -> list[str]:
+        problems = super().contradictions(document)
+        init_r, target_r = (written_value(document, "adalora", k) for k in ("init_r", "target_r"))
+        init_r = defaults.ADALORA_INIT_RANK if init_r is None else init_r
+        target_r = defaults.ADALORA_TARGET_RANK if target_r is None else target_r
+        if isinstance(init_r, int) and isinstance(target_r, int) and target_r >= init_r:
+            problems.append(
+                f"adalora.target_r: {target_r} must be below adalora.init_r, which is {init_r}"
             )
-            for name, layer in self.model.named_modules()
-            if isinstance(layer, AdaLoraLayer)
-        }
+        return problems
+
+    def variant_contradictions(self, document: Mapping[str, Any]) -> list[str]:
+        init = written_value(document, "lora", "init")
+        problems = []
+        if init not in (None, "default"):
+            problems.append(f"lora.init: {init} has no effect with method adalora")
+        return problems + [
+            f"lora.{key}: has no effect with method adalora{hint}"
+            for key, hint in _IGNORED.items()
+            if is_changed(document, "lora", LoraSection, key)
+        ]
+
+    def rank(self, config: "TrainerConfig") -> int:
+        return ADALORA_SECTION.of(config).init_r
+
+    def final_rank(self, config: "TrainerConfig") -> int:
+        return ADALORA_SECTION.of(config).target_r
+
+    def describe_rank(self, config: "TrainerConfig") -> str:
+        return f"rank {self.rank(config)} falling to {self.final_rank(config)} on average"
+
+    def count_in_module(self, config: "TrainerConfig", rank: int, shape: Shape) -> int:
+        return super().count_in_module(config, rank, shape) + rank
+
+    def peft_config(
+        self,
+        config: "TrainerConfig",
+        modules: Mapping[str, Shape],
+        geometry: BaseGeometry,
+        *,
+        num_steps: int,
+        is_transposed: bool,
+    ) -> Any:
+        from peft import AdaLoraConfig
+
+        section = ADALORA_SECTION.of(config)
+        tinit, tfinal, delta = _schedule(section, num_steps)
+        return AdaLoraConfig(
+            init_r=section.init_r,
+            target_r=section.target_r,
+            tinit=tinit,
+            tfinal=tfinal,
+            deltaT=delta,
+            beta1=section.beta1,
+            beta2=section.beta2,
+            orth_reg_weight=section.orth_reg_weight,
+            total_step=num_steps,
+            **self.common_peft_fields(config, is_transposed),
+        )
+
+    def attach(self, start: "RunStart") -> "Tuning":
+        from trainer.methods.adalora_tuning import AdaloraTuning
+        from trainer.methods.attachment import put_on_base
+
+        return AdaloraTuning(put_on_base(self, start), start.config)
+
+    def is_lean(self, config: "TrainerConfig") -> bool:
+        return False
+
+    def published_config(
+        self,
+        config: "TrainerConfig",
+        modules: Mapping[str, Shape],
+        geometry: BaseGeometry,
+        *,
+        num_steps: int,
+    ) -> None:
+        return None
 
 
-def _balanced(a: torch.Tensor, b: torch.Tensor) -> Factors:
-    """The same product with rows of A and columns of B of equal length."""
-    ratio = (b.norm(dim=0) / a.norm(dim=1)).sqrt()
-    return a * ratio[:, None], b / ratio
+def _schedule(section: AdaloraSection, num_steps: int) -> tuple[int, int, int]:
+    """(tinit, tfinal, deltaT) in steps: a tenth, a third, and about 20 moves between them.
+
+    Raises `MethodError` for a schedule that doesn't fit into the steps.
+    """
+    tinit = num_steps // 10 if section.tinit is None else section.tinit
+    tfinal = math.ceil(num_steps / 3) if section.tfinal is None else section.tfinal
+    moving = num_steps - tinit - tfinal
+    if moving < 1:
+        raise MethodError(
+            f"adalora.tinit {tinit} and adalora.tfinal {tfinal} leave no step of {num_steps} in "
+            "which ranks could move; lower them, or train longer"
+        )
+    return tinit, tfinal, section.deltaT or max(1, moving // 20)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from trainer.config import TrainerConfig
-from trainer.config.method import LORA_FAMILY
 from trainer.errors import MethodError
+from trainer.methods.lora_family import LORA_SECTION
 from trainer.methods.targets import Shape
 
 
@@ -22,21 +22,22 @@ def trained_biases(
 
     Raises `MethodError` where there are none, or where they would be trained in 16 bits.
     """
-    if config.method not in LORA_FAMILY or config.lora.bias == "none":
+    trained = LORA_SECTION.of(config).bias  # none for methods without that section
+    if trained == "none":
         return {}
     wanted = {
         name: parameter
         for name, parameter in _biases(model).items()
-        if config.lora.bias == "all" or name.removesuffix(".bias") in matched
+        if trained == "all" or name.removesuffix(".bias") in matched
     }
     if not wanted:
-        where = "the targets" if config.lora.bias == "lora_only" else "any module"
+        where = "the targets" if trained == "lora_only" else "any module"
         raise MethodError(
-            f"lora.bias: {config.lora.bias}, but {config.base} has no bias in {where}; use none"
+            f"lora.bias: {trained}, but {config.base} has no bias in {where}; use none"
         )
     if any(parameter.dtype != torch.float32 for parameter in wanted.values()):
         raise MethodError(
-            f"lora.bias: {config.lora.bias} trains biases where they are, and {config.base} holds "
+            f"lora.bias: {trained} trains biases where they are, and {config.base} holds "
             "them in 16 bits, in which small updates are lost; set training.compute_dtype to "
             "float32, or lora.bias to none"
         )

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
 from trainer.config import TrainerConfig
-from trainer.methods.starting_point import changes_the_base
 
 Weight = Callable[[], torch.Tensor]
 """Gives (out, in) in the compute dtype; called once in the forward and once in the backward."""
@@ -64,11 +63,7 @@ class _AdaptedLinear(torch.autograd.Function):
 
 def is_lean_config(config: TrainerConfig) -> bool:
     """Whether `make_lora_lean` will change the linears of such a run on a CPU."""
-    return (
-        config.method in ("lora", "qlora", "rslora")
-        and not config.lora.use_dora
-        and not changes_the_base(config.lora.init)
-    )
+    return config.training_method.is_lean(config)
 
 
 def make_lora_lean(model: nn.Module) -> int:

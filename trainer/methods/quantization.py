@@ -5,8 +5,8 @@ from trainer.config import TrainerConfig
 
 
 def quantization_for(config: TrainerConfig) -> QuantizationSpec:
-    """The base's format: unquantised for lora and full, the `quantization` section otherwise."""
+    """The base's format: the section `quantization`, unless the method wants the stored weights."""
     section = config.quantization
-    if config.method in ("lora", "full") or section.scheme == "none":
+    if not config.training_method.quantizes_base or section.scheme == "none":
         return UNQUANTIZED
     return QuantizationSpec(scheme=section.scheme, double_quant=section.double_quant)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from trainer.adapter_files import adapter_tensors, write_adapter_files
+from trainer.methods.lora_tuning import LoraTuning
 from trainer.methods.plain_lora import Factors, plain_lora
 from trainer.methods.starting_point import START, difference_factors
-from trainer.methods.tuning import Tuning
 
 
-class StartedTuning(Tuning):
+class StartedTuning(LoraTuning):
     """The frozen adapter `start` is part of the state: another SVD might round otherwise."""
 
     def write(self, folder: Path, dtype: torch.dtype) -> None:

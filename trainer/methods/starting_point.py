@@ -10,7 +10,7 @@ LoftQ (arXiv:2310.08659) and QERA (`qera.py`) begin at the quantisation's error.
 then has an effect, which is wanted; nothing need be subtracted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
+from trainer.collator import collate_rows
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.methods.calibration import calibration_rows
@@ -27,10 +28,7 @@ from trainer.methods.qera import grouped, input_autocorrelations, output_error_f
 START = "start"
 """The frozen adapter that subtracts what A and B began at."""
 
-
-def changes_the_base(init: str) -> bool:
-    """Whether the method of this name takes its starting point out of the base weight."""
-    return init.startswith(("pissa", "olora", "corda"))
+_EVA_BATCH_ROWS = 8
 
 
 def dequantized_weight(layer: nn.Module) -> torch.Tensor:
@@ -151,6 +149,19 @@ def begin_at_quantization_error(
             else:
                 a, b = residual_factors(residual, rank, scaling)
             _set(layer, "default", a, b)
+
+
+def begin_at_activations(peft_model: Any, rows: Sequence[LabelledRow], pad_id: int) -> None:
+    """EVA (arXiv:2410.07170): A begins at the main directions of what each module sees."""
+    from peft import initialize_lora_eva_weights
+
+    chosen = calibration_rows("eva", rows)
+    batches: list[Mapping[str, torch.Tensor]] = []
+    for begin in range(0, len(chosen), _EVA_BATCH_ROWS):
+        batch = collate_rows(chosen[begin : begin + _EVA_BATCH_ROWS], pad_id)
+        batches.append({name: batch[name] for name in ("input_ids", "attention_mask")})
+    initialize_lora_eva_weights(peft_model, batches, show_progress_bar=False)
+    peft_model.train()
 
 
 class _StoredWeights:

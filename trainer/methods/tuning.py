@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from trainer.adapter_files import adapter_tensors, write_adapter_files
 from trainer.config import TrainerConfig
@@ -15,7 +14,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Tuning(NoHooks):
-    """A PEFT adapter being trained: lora and its variants, ia3, and the prompt methods.
+    """An adapter of PEFT being trained, whose parameters are trained as they are.
 
     `model` is what the loop trains; it owns the base. What the loop calls has `model` as an
     argument, which is never a wrapper of DDP.
@@ -29,32 +28,6 @@ class Tuning(NoHooks):
     def num_parameters(self) -> int:
         """Trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-
-    def parameter_groups(
-        self, model: nn.Module, learning_rate: float, weight_decay: float
-    ) -> list[dict[str, Any]] | None:
-        """The optimiser's parameter groups where they aren't the usual ones, else None.
-
-        LoRA+ (arXiv:2402.12354) lets B learn faster than A. The grouping is PEFT's own, taken from
-        an optimiser that is thrown away.
-        """
-        ratio = self.config.lora.lr_ratio
-        if ratio is None:
-            return None
-        from peft.optimizers import create_loraplus_optimizer
-
-        optimizer = create_loraplus_optimizer(
-            model,
-            torch.optim.SGD,
-            lr=learning_rate,
-            loraplus_lr_ratio=ratio,
-            loraplus_weight_decay=weight_decay,
-        )
-        return [
-            {key: group[key] for key in ("params", "lr", "weight_decay")}
-            for group in optimizer.param_groups
-            if group["params"]
-        ]
 
     def write(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the adapter as it is published: PEFT's two files, relative to the plain base."""

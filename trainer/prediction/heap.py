@@ -8,8 +8,7 @@ are gone, and a step takes a third more time (docs/experiments.md).
 
 from adapters.base.host_memory import MAPPED_FROM_BYTES
 from trainer.config import TrainerConfig
-from trainer.config.method import LORA_FAMILY
-from trainer.methods.targets import match_modules
+from trainer.methods.method import TrainingForward
 from trainer.prediction.activations import ForwardSize
 from trainer.prediction.model_shape import ModelShape
 
@@ -28,13 +27,8 @@ def holes_of_training(
     """When the backward of a forward of this size begins."""
     layers, hidden = shape.geometry.num_layers, shape.geometry.hidden
     total = layers * _LAYER_TEMPORARIES * _in_heap(element_bytes * size.tokens * hidden)
-    if config.method in LORA_FAMILY and not is_lean:
-        # PEFT makes an adapter's output in float32, scales it, and adds it to the base's.
-        matched = match_modules(config, shape.linears)
-        total += sum(_in_heap(4 * size.tokens * outputs) for _, outputs in matched.values())
-        if config.lora.dropout > 0 and element_bytes < 4:
-            # Its input in float32 is what dropout reads, and nobody after it.
-            total += sum(_in_heap(4 * size.tokens * inputs) for inputs, _ in matched.values())
+    forward = TrainingForward(shape, size.tokens, element_bytes, not size.row_tokens, is_lean)
+    total += sum(map(_in_heap, config.training_method.passing_blocks(config, forward)))
     return total // layers if config.training.gradient_checkpointing else total
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 
 from adapters.base.quantization import QuantizationSpec
 from trainer.config import TrainerConfig
-from trainer.methods.targets import count_parameters, match_modules
 from trainer.prediction.activations import ForwardSize, forward_only_bytes, kept_bytes
 from trainer.prediction.heap import holes_of_evaluation, holes_of_training, holes_of_update
 from trainer.prediction.model_shape import ModelShape
@@ -85,13 +84,9 @@ def predict_memory(
     `lean_lora`'s.
     """
     training, evaluation = sizes.training, sizes.evaluation
-    is_full, is_host = config.method == "full", process is not None
-    if is_full:
-        trained = shape.num_parameters
-        weights = 4 * trained
-    else:
-        trained = count_parameters(config, match_modules(config, shape.linears), shape.geometry)
-        weights = weight_bytes(shape, spec, element_bytes)
+    is_full, is_host = config.training_method.trains_base, process is not None
+    trained = config.training_method.count_in_shape(config, shape)
+    weights = 4 * trained if is_full else weight_bytes(shape, spec, element_bytes)
     between_steps = MemoryPrediction(
         weights=weights,
         adapter=0 if is_full else 4 * trained,

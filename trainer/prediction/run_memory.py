@@ -41,8 +41,8 @@ def predict_run_memory(ready: Preflight) -> MemoryPrediction:
         shape,
         base.quantization,
         batch_sizes(ready),
-        # Full fine-tuning computes in bfloat16 over float32 weights.
-        element_bytes=2 if config.method == "full" else element_bytes,
+        # Over trained weights in float32 it computes in bfloat16.
+        element_bytes=2 if config.training_method.trains_base else element_bytes,
         optimizer=choose_optimizer(config.training.optimizer, device),
         process=max(0, resident - held) if device == "cpu" else None,
         is_lean=device == "cpu" and is_lean_config(config),

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from adapters.base.native.abi import declare_functions
 from adapters.base.native.memory import HugePageArena
+from adapters.cache_folder import default_cache_dir
 from adapters.file_trust import make_private_folder, writable_by_others
 
 _LOG = logging.getLogger(__name__)
@@ -134,12 +135,6 @@ def request_tile_permission() -> bool:
     return bool(request == 0)
 
 
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/switchyard/native`, by default under `~/.cache`."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "switchyard" / "native"
-
-
 def load_native(
     instruction_set: InstructionSet | None = None, *, cache_dir: Path | None = None
 ) -> NativeLibrary | None:
@@ -162,7 +157,7 @@ def load_native(
             reason = "the system grants no AMX tiles"
             continue
         try:
-            path = built_library(candidate, cache_dir or default_cache_dir())
+            path = built_library(candidate, cache_dir or default_cache_dir() / "native")
             functions = ctypes.CDLL(str(path))
         except (NativeBuildError, OSError) as error:
             reason = str(error)

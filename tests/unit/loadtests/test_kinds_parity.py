@@ -4,7 +4,7 @@ from typing import get_args
 from loadtests.fixtures.kinds_trained import TRAINED_BY
 from loadtests.kinds_parity import measure
 from tests.unit.base.tiny_base import tiny_folder
-from trainer.config.method import LoraSection, Method, PromptSection
+from trainer.config import LoraSection, Method, PromptSection
 
 
 def test_what_the_trainer_makes_is_in_its_config() -> None:
