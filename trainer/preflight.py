@@ -14,8 +14,7 @@ from adapters.base.training_guard import prepare_for_training
 from trainer.collator import pad_token_id
 from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
-from trainer.data.preference import pair_lengths, prepare_preferences
-from trainer.data.preparation import PreparedData, prepare_data
+from trainer.data.preparation import DataSource, PreparedData, prepare_data
 from trainer.data.report import data_report
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
@@ -27,6 +26,7 @@ from trainer.methods.targets import BaseGeometry, count_parameters, match_module
 from trainer.packed_attention import attend_row_by_row
 from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
+from trainer.task import row_task
 from trainer.trackers import require_tracker
 from trainer.training_arguments import choose_attention, choose_optimizer, resolve_device
 
@@ -79,8 +79,9 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
         attend_row_by_row(base.model)
         check_packing(base.model, config)
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
-    prepare = prepare_data if config.objective == "sft" else prepare_preferences
-    data = prepare(loaded, labeller)
+    rows = row_task(config.objective)
+    source = DataSource(config.data, loaded.folder, config.seed, num_positions(base.model.config))
+    data = prepare_data(source, labeller, rows)
     measuring = measuring_for(config.evaluation, loaded.folder)
     if measuring.needs_answers and not any(e.conversation.prompt for e in data.held_out):
         raise DataError(
@@ -88,9 +89,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
             "answered, and the held-out rows are plain text; leave perplexity alone"
         )
     console.print(data_report(data, labeller))
-    plan = make_plan(
-        config, data.train.rows if config.objective == "sft" else pair_lengths(data), num_processes
-    )
+    plan = make_plan(config, rows.planned(data.train), num_processes)
     ready = Preflight(
         loaded=loaded,
         base=base,
@@ -105,6 +104,12 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     )
     console.print(_run_table(ready))
     return ready
+
+
+def num_positions(model_config: Any) -> int | None:
+    """How many tokens the base can take in a row, by its own config; None where it doesn't say."""
+    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _count_parameters(

@@ -71,7 +71,7 @@ def run_training(
     created = create_run_folder(runs, config.name).path if processes.is_main else None
     folder = RunFolder(_known(processes.share(created)))
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    task = make_task(ready, processes)
+    task = task_of(ready, processes)
     base = task.measure(ready.base.model)
     record = RunRecord(
         config_folder=str(loaded.folder.resolve()),
@@ -103,10 +103,10 @@ def carry_out(
     config = ready.config
     base_loss = record.base_measured["loss"]
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
-    predicted = predict_run_memory(ready).total if config.objective == "sft" else None
+    predicted = predict_run_memory(ready).total if task.has_predicted_memory else None
     evaluation = base = None
     if processes.is_main:
-        evaluation = RunEvaluation(ready, folder)
+        evaluation = RunEvaluation(ready, folder, task)
         base = evaluation.measure_base(base_loss)
     tuning = attach_adapter(
         ready.base,
@@ -185,6 +185,21 @@ def _finish(
     if stored is not None:
         folder.write_record(dataclasses.replace(record, published=stored.label))
     return RunResult(folder, base_loss, measured.loss, samples, stored, metrics)
+
+
+def task_of(ready: Preflight, processes: Processes) -> Task:
+    """What the run that is ready trains on, minimises and measures."""
+    config = ready.config
+    return make_task(
+        config.objective,
+        config.preference,
+        ready.data,
+        ready.base.model,
+        is_packed=ready.plan.packing,
+        batch_tokens=config.evaluation.batch_tokens,
+        pad_id=ready.pad_id,
+        processes=processes,
+    )
 
 
 def _join(loaded: LoadedConfig, console: Console) -> tuple[Processes, Console]:
