@@ -12,7 +12,7 @@ from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.modules import linear_modules
 from adapters.base.training_guard import prepare_for_training
 from trainer.collator import pad_token_id
-from trainer.config import TrainerConfig
+from trainer.config import Method, TrainerConfig
 from trainer.config_loading import LoadedConfig
 from trainer.data.preparation import DataSource, PreparedData, prepare_data
 from trainer.data.report import data_report
@@ -62,10 +62,10 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     result useless.
     """
     config = loaded.config
-    device = resolve_device(config)
+    device = resolve_device(config.training.device)
     choose_optimizer(config.training.optimizer, device)
     require_tracker(config.training.logging.to)
-    dtype = _dtype(config) or default_compute_dtype(device)
+    dtype = _dtype(config.method, config.training.compute_dtype) or default_compute_dtype(device)
     attention = choose_attention(
         config.training.attention, device, dtype, has_flash=is_flash_attn_2_available()
     )
@@ -77,7 +77,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     biases = trained_biases(base.model, config, matched)
     if config.data.packing:
         attend_row_by_row(base.model)
-        check_packing(base.model, config)
+        check_packing(base.model, config.method)
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
     rows = row_task(config.objective)
     source = DataSource(config.data, loaded.folder, config.seed, num_positions(base.model.config))
@@ -126,12 +126,12 @@ def _count_parameters(
     return saved + count_parameters(config, matched, BaseGeometry.of(model.config))
 
 
-def _dtype(config: TrainerConfig) -> torch.dtype | None:
-    if config.method == "full":
+def _dtype(method: Method, compute_dtype: str) -> torch.dtype | None:
+    if method == "full":
         # Updates of 2e-5 are lost to rounding in bfloat16 weights.
         return torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return dtypes.get(config.training.compute_dtype)
+    return dtypes.get(compute_dtype)
 
 
 def _run_table(ready: Preflight) -> Table:

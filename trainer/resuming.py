@@ -29,7 +29,7 @@ def resume_training(path: Path, *, store: AdapterStore | None, console: Console)
     if record.published is not None:
         raise ResumeError(f"the run in {path} has ended: it published {record.published}")
     loaded = LoadedConfig(load_config(folder.config).config, Path(record.config_folder))
-    processes = join_processes(resolve_device(loaded.config))
+    processes = join_processes(resolve_device(loaded.config.training.device))
     if not processes.is_main:
         console = Console(quiet=True)
     if processes.count != record.num_processes:

@@ -17,7 +17,7 @@ from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoint, is_disk_full
 from trainer.comparison_report import comparison_table
-from trainer.config import TrainerConfig
+from trainer.config.objective import Objective
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
 from trainer.data.report import report_json
@@ -204,7 +204,7 @@ def task_of(ready: Preflight, processes: Processes) -> Task:
 
 def _join(loaded: LoadedConfig, console: Console) -> tuple[Processes, Console]:
     """This process's place, and the console that it talks to: only the main one is heard."""
-    processes = join_processes(resolve_device(loaded.config))
+    processes = join_processes(resolve_device(loaded.config.training.device))
     return processes, console if processes.is_main else Console(quiet=True)
 
 
@@ -238,7 +238,7 @@ def _told(
     finally:
         history.close()
         tracker.close()
-        _draw_curve(history, folder, config, base_loss)
+        _draw_curve(history, folder, config.name, config.objective, base_loss)
 
 
 def _sample_log(
@@ -274,7 +274,7 @@ def _disk_full_explained(folder: RunFolder) -> Iterator[None]:
 
 
 def _draw_curve(
-    history: History, folder: RunFolder, config: TrainerConfig, base_loss: float
+    history: History, folder: RunFolder, name: str, objective: Objective, base_loss: float
 ) -> None:
     with warnings.catch_warnings():
         # Fonts without CJK glyphs draw boxes for a Chinese name; that is no reason to warn.
@@ -282,8 +282,8 @@ def _draw_curve(
         draw_loss_curve(
             history.records,
             folder.loss_curve,
-            title=config.name,
-            measure=loss_name(config),
+            title=name,
+            measure=loss_name(objective),
             base_loss=base_loss,
         )
 

@@ -111,6 +111,17 @@ def parse_key(key: str) -> Conversation:
     return Conversation(tuple(_read(turn) for turn in turns), tools)
 
 
+def as_request(conversation: Conversation) -> dict[str, Any]:
+    """What of the prompt a client sends to a server: `messages`, arguments as text, and `tools`."""
+    messages = as_messages(conversation.prompt)
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            call["function"] = {**call["function"], "arguments": arguments}
+    body: dict[str, Any] = {"messages": messages}
+    return {**body, "tools": json.loads(conversation.tools)} if conversation.tools else body
+
+
 def as_messages(turns: Sequence[Turn]) -> list[TemplateMessage]:
     """Turns as chat templates take them."""
     return [

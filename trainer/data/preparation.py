@@ -269,7 +269,8 @@ class _Labelling:
 
 
 def _shown(conversation: Conversation) -> str:
-    return f"{conversation.turns[0].content[:60]!r}..."
+    text = conversation.turns[0].content
+    return repr(text[:60] + ("..." if len(text) > 60 else ""))
 
 
 def _nothing_left(what: str, counts: Mapping[Rule, int]) -> str:
