@@ -131,9 +131,24 @@ def template_tools(value: Any) -> list[TemplateTool]:
             raise ShapeError(f"{field}.function.description", f"{_shown(description)} is no text")
         parameters = function.get("parameters")
         if parameters is not None and parameters != "":
-            parameters = _object(parameters, f"{field}.function.parameters")
+            parameters = _schema(_object(parameters, f"{field}.function.parameters"))
         tools.append(template_tool(name, description, parameters))
     return tools
+
+
+_MAY_BE_NULL = frozenset({"default", "const", "enum", "examples"})
+"""Keywords of JSON Schema that may hold null; elsewhere it is a field that another row has."""
+
+
+def _schema(value: Any) -> Any:
+    """A schema without the nulls that files bring which were tables once."""
+    if isinstance(value, Mapping):
+        return {
+            key: item if key in _MAY_BE_NULL else _schema(item)
+            for key, item in value.items()
+            if item is not None or key in _MAY_BE_NULL
+        }
+    return [_schema(item) for item in value] if isinstance(value, list) else value
 
 
 def _listed(value: Any, field: str) -> list[Mapping[str, Any]]:

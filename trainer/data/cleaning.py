@@ -43,7 +43,7 @@ class RowCleaner:
         if not conversation.turns:
             self._log.record(Rule.UNREADABLE, "no turns")
             return None
-        turns = self._tidy(conversation.turns, is_judged=row.is_judged)
+        turns = self._tidy(conversation.turns)
         if turns is None:
             return None
         if rejected is not None:
@@ -59,11 +59,11 @@ class RowCleaner:
             return None
         return None if self._is_known(cleaned.judged) else cleaned
 
-    def _tidy(self, turns: _Turns, *, is_judged: bool) -> _Turns | None:
+    def _tidy(self, turns: _Turns) -> _Turns | None:
         """The turns by every rule but those about duplicates; None when one drops them."""
         cleaned = self._clean_text(turns)
         if cleaned is not None:
-            cleaned = self._shape(cleaned, is_judged=is_judged)
+            cleaned = self._shape(cleaned)
         if cleaned is None or self._is_short(cleaned[-1]):
             return None
         if self._system and cleaned[0].role not in (SYSTEM, TEXT):
@@ -120,11 +120,8 @@ class RowCleaner:
             self._log.record(Rule.TRIMMED, _beginning(turns))
         return stripped
 
-    def _shape(self, turns: _Turns, *, is_judged: bool) -> _Turns | None:
-        """Turns in an order that a template takes, ending with an answer; None without one.
-
-        Of judged turns none is cut off: the last one is what was judged.
-        """
+    def _shape(self, turns: _Turns) -> _Turns | None:
+        """Turns in an order that a template takes, ending with an answer; None without one."""
         if turns[0].role == SYSTEM and turns[0].is_empty:
             self._log.record(Rule.EMPTY_SYSTEM, _beginning(turns))
             turns = turns[1:]
@@ -135,7 +132,7 @@ class RowCleaner:
         fault = _fault(turns) or (None if sound == turns else Rule.WRONG_ORDER)
         if fault is None:
             return turns
-        is_dropped = self._section.roles == "drop" or is_judged or not sound
+        is_dropped = self._section.roles == "drop" or not sound
         self._log.record(fault if is_dropped else Rule.REPAIRED, _beginning(turns))
         return None if is_dropped else sound
 

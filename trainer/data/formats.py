@@ -7,7 +7,7 @@ from typing import Any
 from trainer.data.conversation import ASSISTANT, SYSTEM, TEXT, USER, Conversation, Turn
 from trainer.data.judged import DataRow
 from trainer.data.source_row import Row, shown
-from trainer.data.turn_lists import TurnReader, alternating, tools_json
+from trainer.data.turn_lists import TurnReader, alternating, tools_json, without_foreign_nulls
 from trainer.errors import DataError, RowError, UnknownFormatError, UnreadableRowError
 
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
@@ -51,7 +51,8 @@ def conversation_of(turns: Sequence[Turn], row: Row) -> Conversation:
         raise RowError(" and ".join(tools), "are different tools")
     for name in SYSTEM_COLUMNS:
         turns = _with_system(tuple(turns), row.get(name), name)
-    return Conversation(tuple(turns), next(iter(tools.values()), ""))
+    offered = next(iter(tools.values()), "")
+    return Conversation(without_foreign_nulls(turns, offered), offered)
 
 
 def _with_system(turns: tuple[Turn, ...], system: Any, column: str) -> tuple[Turn, ...]:

@@ -7,11 +7,14 @@ transcripts. Single answers are rows of a supervised format with a verdict in `l
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from trainer.data.conversation import ASSISTANT, SYSTEM, USER, Turn
 from trainer.data.formats import (
     FORMATS,
+    SYSTEM_COLUMNS,
+    TOOL_COLUMNS,
     VERDICTS,
     RowFormat,
     asked_by_instruction,
@@ -21,7 +24,7 @@ from trainer.data.formats import (
 )
 from trainer.data.judged import DataRow
 from trainer.data.source_row import Row, shown
-from trainer.data.turn_lists import TurnReader
+from trainer.data.turn_lists import TurnReader, without_foreign_nulls
 from trainer.errors import RowError
 
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
@@ -35,6 +38,15 @@ def _from_pair(row: Row, reader: TurnReader) -> DataRow:
 
 def _from_message_pair(row: Row, reader: TurnReader) -> DataRow:
     return _pair(row, reader, "chosen_messages", "rejected_messages")
+
+
+def _from_openai_pair(row: Row, reader: TurnReader) -> DataRow:
+    asked = row.get("input")
+    if not isinstance(asked, Mapping):
+        raise RowError("input", f"{shown(asked)} is no object with messages")
+    beside = {name: value for name, value in asked.items() if value is not None}
+    reader.unused |= beside.keys() - {"messages", *SYSTEM_COLUMNS, *TOOL_COLUMNS}
+    return _pair({**row, **beside}, reader, "preferred_output", "non_preferred_output")
 
 
 def _pair(row: Row, reader: TurnReader, good: str, bad: str) -> DataRow:
@@ -62,7 +74,9 @@ def _pair(row: Row, reader: TurnReader, good: str, bad: str) -> DataRow:
         raise RowError("prompt", "there is no prompt")
     if _said(chosen[-1:]) == _said(rejected[-1:]):
         raise RowError(f"{good} and {bad}", "are the same")
-    return DataRow(conversation_of((*prompt, chosen[-1]), row), rejected[-1])
+    conversation = conversation_of((*prompt, chosen[-1]), row)
+    (other,) = without_foreign_nulls(rejected[-1:], conversation.tools)
+    return DataRow(conversation, other)
 
 
 def _said(turns: tuple[Turn, ...]) -> list[tuple[str, str, str]]:
@@ -99,6 +113,7 @@ def _prompt(row: Row, reader: TurnReader) -> tuple[Turn, ...]:
     return asked_by_instruction(row) if row.get("instruction") is not None else ()
 
 
+_OPENAI_COLUMNS = frozenset({"input", "preferred_output", "non_preferred_output"})
 _PROMPTS = frozenset(
     {"prompt", "question", "messages", "conversations", "instruction", "input", "history"}
 )
@@ -113,6 +128,12 @@ PAIR_FORMATS = (
         _MESSAGE_COLUMNS,
         _from_message_pair,
         optional=_PROMPTS,
+    ),
+    RowFormat(
+        "preference",
+        "input, preferred_output, non_preferred_output (OpenAI)",
+        _OPENAI_COLUMNS,
+        _from_openai_pair,
     ),
 )
 

@@ -1,8 +1,8 @@
 """Lists of messages, in the spellings that data sets have for roles, texts and tool calls."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters.base.chat_messages import ShapeError, joined_texts, template_calls, template_tools
@@ -54,6 +54,8 @@ class TurnReader:
         `UnreadableRowError` when it is no such list or a text is missing, `RowError` for what
         would change the meaning if it were left out.
         """
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _decoded(value)  # a cell of a CSV
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise UnreadableRowError(name, f"{shown(value)} is no list of messages")
         return tuple(self.turn(item, f"{name}[{index}]") for index, item in enumerate(value))
@@ -132,6 +134,33 @@ class TurnReader:
         return joined_texts(texts) if texts or not calls else None, reasoning
 
 
+def without_foreign_nulls(turns: Sequence[Turn], tools: str) -> tuple[Turn, ...]:
+    """Calls without null arguments that their tool doesn't know: other rows' fields, from a file
+    that was a table once."""
+    declared = {
+        tool["function"]["name"]: (tool["function"]["parameters"].get("properties") or {}).keys()
+        for tool in (json.loads(tools) if tools else ())
+    }
+    return tuple(
+        replace(turn, tool_calls=_declared(turn.tool_calls, declared)) if turn.tool_calls else turn
+        for turn in turns
+    )
+
+
+def _declared(calls: str, declared: Mapping[str, Collection[str]]) -> str:
+    parsed = json.loads(calls)
+    for call in parsed:
+        function = call["function"]
+        known = declared.get(function["name"])
+        if known is not None:
+            function["arguments"] = {
+                name: value
+                for name, value in function["arguments"].items()
+                if value is not None or name in known
+            }
+    return json.dumps(parsed, ensure_ascii=False)
+
+
 def alternating(texts: Any, name: str) -> tuple[Turn, ...]:
     """A list of texts: user and assistant in turn."""
     if not isinstance(texts, Sequence) or isinstance(texts, str):
@@ -150,6 +179,13 @@ def tools_json(value: Any, name: str) -> str:
     except ShapeError as error:
         raise RowError(error.field.replace("tools", name, 1), error.text) from error
     return json.dumps(tools, ensure_ascii=False) if tools else ""
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _calls(value: Any, name: str) -> list[dict[str, Any]]:

@@ -161,6 +161,7 @@ def test_rows_of_one_prompt_cannot_be_split_and_the_reason_is_true(tmp_path: Pat
             "openai_function_calling.jsonl", "sft", 6,
             CALL % ("get_temperature", '{"place": "kettle, outside", "format": "celsius"}'),
         ),
+        ("openai_preference.jsonl", "dpo", 6, "⟦A kettle boils.<|im_end|>⟧"),
         ("hh_rlhf.jsonl", "dpo", 6, "Near by. Which one?<|im_end|>"),
         ("hh_rlhf.jsonl", "dpo", 6, "⟦Behind the house.<|im_end|>⟧"),
         ("alpaca_dpo.jsonl", "dpo", 6, "Name a use of a kettle.\n\nOne only.<|im_end|>"),
@@ -174,6 +175,37 @@ def test_public_shapes_pass_unchanged(
     assert not prepared.counts
     texts = [marked_text(e.row, labeller) for e in (*prepared.train, *prepared.held_out)]
     assert any(expected in text for text in texts)
+
+
+def test_nulls_of_a_file_that_was_a_table_once_are_left_out(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {
+        "a": {"type": ["string", "null"], "description": None, "default": None}, "city": None,
+    }}  # fmt: skip
+    arguments = {"a": None, "city": None}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"type": "function", "function": {"name": "f", "arguments": arguments}}]},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    rows = [
+        {"messages": [{**turns[0], "content": f"q{i}"}, turns[1]], "tools": tools} for i in (0, 1)
+    ]
+    path = write(tmp_path, *rows)
+    assert CALL % ("f", '{"a": null}') in first(path)
+    prepared, _ = prepare(path)
+    assert json.loads(prepared.train[0].conversation.tools)[0]["function"]["parameters"] == {
+        "type": "object", "properties": {"a": {"type": ["string", "null"], "default": None}},
+    }  # fmt: skip
+
+
+def test_messages_in_a_csv_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = [[json.dumps(row["messages"])] for row in PLAIN]
+        csv.writer(file).writerows([["messages"], *rows])
+    prepared, _ = prepare(path)
+    assert len(prepared.train) + len(prepared.held_out) == 3
 
 
 def test_judged_messages_keep_their_verdicts() -> None:
