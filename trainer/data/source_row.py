@@ -33,21 +33,23 @@ class RowProblems:
 
     def __init__(self, reference: str) -> None:
         self.reference = reference
-        self._lines: list[str] = []
+        self._lines: list[tuple[int, str]] = []
         self.count = 0
 
     def add(self, place: str, error: RowError) -> None:
         """Row `place` can't be used."""
         self.count += 1
         if len(self._lines) < MAX_PROBLEMS:
-            self._lines.append(f"- {self.reference} {place}: {error}")
+            number = int(place.rpartition(" ")[2])
+            self._lines.append((number, f"- {self.reference} {place}: {error}"))
 
     def raise_if_any(self, num_read: int, what: str = "can't be used") -> None:
         """Raise `DataError` with all of them if there were any."""
         if not self.count:
             return
         more = self.count - len(self._lines)
-        lines = [*self._lines, *([f"... and {more} more"] if more else [])]
+        named = [line for _, line in sorted(self._lines)]
+        lines = [*named, *([f"... and {more} more"] if more else [])]
         raise DataError(
             f"{self.count} of {num_read} rows of {self.reference} {what}:\n" + "\n".join(lines)
         )
