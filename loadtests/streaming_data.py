@@ -74,7 +74,7 @@ def prepare(path: Path, base: str) -> Prepared:
     from adapters.base.loading import load_tokenizer
     from adapters.base.reference import resolve_base
     from trainer.config_loading import load_config
-    from trainer.data.preparation import prepare_data
+    from trainer.data.preparation import DataSource, prepare_data
     from trainer.data.report import data_report, summarize_lengths
     from trainer.labels import ConversationLabeller
     from trainer.peak_memory import memory_bytes, peak_bytes
@@ -90,7 +90,7 @@ def prepare(path: Path, base: str) -> Prepared:
     labeller = ConversationLabeller(tokenizer, template.text)
     cpu = torch.device("cpu")
     start_bytes, began = memory_bytes(cpu), time.monotonic()
-    data = prepare_data(loaded, labeller)
+    data = prepare_data(DataSource(loaded.config.data, loaded.folder, loaded.config.seed), labeller)
     Console(stderr=True).print(data_report(data, labeller))
     return Prepared(
         file_bytes=path.stat().st_size,

@@ -64,7 +64,9 @@ def model_card(
         if quantization_for(config).is_quantized
         else "the same unquantised base",
         others=_others(config, metrics),
-        objective=describe_objective(config, is_text=data.row_format.name == "text"),
+        objective=describe_objective(
+            config.objective, config.preference, is_text=data.row_format.name == "text"
+        ),
         kept_best=_KEPT_BEST if config.evaluation.keep_best else "",
         num_eval=len(data.held_out),
         num_train=len(data.train),
@@ -99,7 +101,7 @@ def _figures(config: TrainerConfig, metrics: Mapping[str, float]) -> str:
     lines = [
         "| | base | with this adapter |",
         "|---|---:|---:|",
-        f"| held-out {loss_name(config)} | {base_loss:.4f} | {loss:.4f}{change} |",
+        f"| held-out {loss_name(config.objective)} | {base_loss:.4f} | {loss:.4f}{change} |",
     ]
     for name, title in _NAMES.items():
         pair = [metrics.get(f"eval_{name}_base"), metrics.get(f"eval_{name}")]

@@ -19,7 +19,10 @@ class ChatClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def ask(
-        self, messages: Sequence[dict[str, Any]], schema: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        schema: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """The answer's text, JSON by `schema` where one is given; "" where it has none.
 
@@ -34,6 +37,8 @@ class ChatClient:
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
+        if tools:
+            body["tools"] = list(tools)
         if schema is not None:
             named = {"name": "answer", "strict": True, "schema": dict(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}

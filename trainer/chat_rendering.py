@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.base.plain_content import MARKS, PlainContent
+from adapters.base.plain_tools import knows_tools, with_plain_tools
 from trainer.data.conversation import ASSISTANT, TOOL, USER, Conversation, Turn, as_messages
-from trainer.errors import TemplateError
+from trainer.errors import RowError, TemplateError
 
 Span = tuple[int, int]
 """Characters from the first up to, but without, the second."""
@@ -41,7 +42,8 @@ class ChatRenderer:
     What an answer begins with is what follows the prompt that a server would send; a template with
     `{% generation %}` tags may leave parts of it out. An answer ends with the first of
     `special_tokens` behind its content: the template's own end token or, where the template has
-    none (ChatGLM, GLM-4), the token that opens the next turn.
+    none (ChatGLM, GLM-4), the token that opens the next turn. Tools that the template doesn't know
+    are written as plain text, as a server does it.
     """
 
     def __init__(self, tokenizer: Any, template_text: str, special_tokens: frozenset[str]) -> None:
@@ -50,29 +52,68 @@ class ChatRenderer:
         self._special_tokens = special_tokens
         self._content = PlainContent(tokenizer)
         self._has_tags = _TAGS.search(template_text) is not None
+        self._knows_tools = knows_tools(template_text)
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> str:
         """The turns, ready for an answer, as a server renders them."""
+        turns, tools = self._plain(turns, tools)
+        return self._prompt(turns, tools)
+
+    def _prompt(self, turns: Sequence[Turn], tools: str) -> str:
         return self.render_messages(as_messages(turns), tools, add_generation_prompt=True)
 
     def rows(self, conversation: Conversation) -> tuple[RenderedRow, ...]:
         """One row for each rendering of the history that isn't the beginning of a later one.
 
-        Every answer carries loss in exactly one row. Raises `TemplateError` when the rendering
-        doesn't show where an answer begins or ends.
+        Every answer that is trained carries loss in exactly one row. Raises `TemplateError` when
+        the rendering doesn't show where an answer begins or ends, `RowError` for what the template
+        has no place for.
         """
-        if any(turn.role == TOOL or turn.tool_calls for turn in conversation.turns):
-            self._check_tools()
+        self._check_reasoning(conversation.turns)
+        turns, tools = self._plain(conversation.turns, conversation.tools)
+        plain = Conversation(tuple(turns), tools)
+        # Plain tools may join turns and add one, but answers stay answers in their order.
+        places = [i for i, turn in enumerate(conversation.turns) if turn.role == ASSISTANT]
+        answers = [i for i, turn in enumerate(turns) if turn.role == ASSISTANT]
         rows: list[RenderedRow] = []
-        for index in range(len(conversation.turns) - 1, -1, -1):
-            if conversation.turns[index].role == ASSISTANT:
-                _join(rows, self._answer(conversation, index))
+        for place, index in zip(reversed(places), reversed(answers), strict=True):
+            if turns[index].is_trained:
+                _join(rows, replace(self._answer(plain, index), last_turn=place))
         return tuple(reversed(rows))
+
+    def _plain(self, turns: Sequence[Turn], tools: str) -> tuple[Sequence[Turn], str]:
+        """Without tools where the template knows none: they, calls and results as plain text."""
+        if self._knows_tools or not (tools or any(t.tool_calls or t.role == TOOL for t in turns)):
+            return turns, tools
+        messages = with_plain_tools(as_messages(turns), json.loads(tools) if tools else ())
+        trained = iter([turn.is_trained for turn in turns if turn.role == ASSISTANT])
+        plain = [
+            Turn(
+                message["role"],
+                message["content"],
+                name=message.get("name"),
+                reasoning=message.get("reasoning_content", ""),
+                is_trained=next(trained) if message["role"] == ASSISTANT else True,
+            )
+            for message in messages
+        ]
+        return plain, ""
+
+    def _check_reasoning(self, turns: Sequence[Turn]) -> None:
+        if "reasoning_content" in self._template_text:
+            return
+        for index, turn in enumerate(turns):
+            if turn.reasoning:
+                raise RowError(
+                    f"turn {index + 1}: reasoning_content",
+                    f"{turn.reasoning[:40]!r}, and this base's chat template has no place for it: "
+                    "write it into the content as the model is to write it, or leave it out",
+                )
 
     def _answer(self, conversation: Conversation, index: int) -> RenderedRow:
         turns, tools = conversation.turns[: index + 1], conversation.tools
         text = self._render(turns, tools)
-        prompt = self.prompt(turns[:-1], tools)
+        prompt = self._prompt(turns[:-1], tools)
         head, tail = self._around(turns, tools)
         if turns[-1].tool_calls:
             # Templates put a line break between content and calls only where there is content.
@@ -102,7 +143,7 @@ class ChatRenderer:
         prompt and gone once there is an answer; the row is then that prompt and the answer.
         """
         short = (Turn(USER, "Q"), replace(turns[-1], content=_SENTINEL, tool_calls=""))
-        short_prompt = self.prompt(short[:1])
+        short_prompt = self._prompt(short[:1], "")
         head, _ = self._around(short, "")
         if not head.startswith(short_prompt):
             raise TemplateError(_wrong_prompt(prompt, text))
@@ -168,13 +209,6 @@ class ChatRenderer:
         ):
             sentinel += "X"
         return sentinel
-
-    def _check_tools(self) -> None:
-        if "tool" not in self._template_text:
-            raise TemplateError(
-                "the data has tool calls, and this base's chat template has no place for them: "
-                "remove those rows, or take a base whose template knows tools"
-            )
 
     def _render(self, turns: Sequence[Turn], tools: str) -> str:
         return self.render_messages(as_messages(turns), tools, add_generation_prompt=False)

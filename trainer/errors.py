@@ -3,7 +3,9 @@
 TrainerError
 ├── ConfigError            keys or values of the config that can't work; lists all of them
 ├── DataError              the data can't be read, or nothing is left of it after cleaning
-│   └── UnknownFormatError the columns fit no known row format
+│   ├── UnknownFormatError the columns fit no known row format
+│   └── RowError           one row that can't be used: its field, and what is wrong with it
+│       └── UnreadableRowError  it lacks what its format promises: cleaning drops and counts it
 ├── TemplateError          the chat template doesn't show where an answer begins and ends
 ├── ServingError           a server would refuse the adapter, doesn't answer, or answers otherwise
 ├── MethodError            the method and the base don't fit each other
@@ -37,6 +39,19 @@ class DataError(TrainerError):
 
 class UnknownFormatError(DataError):
     """The columns of a file fit no known row format."""
+
+
+class RowError(DataError):
+    """One row can't be used; `field` is where in it, `text` what is wrong there."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}")
+        self.field = field
+        self.text = text
+
+
+class UnreadableRowError(RowError):
+    """A field is missing or of the wrong type."""
 
 
 class TemplateError(TrainerError):

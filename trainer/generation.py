@@ -7,7 +7,7 @@ from typing import Any
 from adapters.base.loading import LoadedBase
 from trainer.chat_client import ChatClient
 from trainer.collator import pad_token_id
-from trainer.data.conversation import as_messages
+from trainer.data.conversation import as_request
 from trainer.data.examples import Example
 from trainer.labels import ConversationLabeller
 from trainer.samples import greedy_answers
@@ -49,9 +49,13 @@ def answers_from_server(
     Raises `EvaluationError` when it can't be reached or refuses.
     """
     client = ChatClient(url, model, api_key, max_tokens=max_tokens)
-    asking = [as_messages(example.conversation.prompt) for example in examples]
+
+    def ask(example: Example) -> str:
+        asked = as_request(example.conversation)
+        return client.ask(asked["messages"], tools=asked.get("tools", ())).strip()
+
     pool = ThreadPoolExecutor(SERVER_REQUESTS)
     try:
-        return [answer.strip() for answer in pool.map(client.ask, asking)]
+        return list(pool.map(ask, examples))
     finally:
         pool.shutdown(cancel_futures=True)  # the first error ends it: ask nothing more

@@ -9,7 +9,8 @@ from pathlib import Path
 from trainer.config import DataSection
 from trainer.data.clean_rows import CleanRows, RenamedRows
 from trainer.data.examples import Example, Examples, ListedExamples
-from trainer.data.formats import FORMATS
+from trainer.data.formats import FORMATS, MESSAGE_KEYS
+from trainer.data.row_task import SupervisedRows
 from trainer.data.rules import CleaningLog
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
@@ -70,9 +71,11 @@ def read_held_out(
     """
     if not path.is_file():
         raise DataError(f"no data file {path}")
-    rows = CleanRows(path, str(path), fitted(section, path, tell), CleaningLog())
+    rows = CleanRows(
+        path, str(path), fitted(section, path, tell), CleaningLog(), task=SupervisedRows()
+    )
     # The count decides which rows are taken, so that they are the same for every caller.
-    conversations = list(rows)
+    conversations = [row.conversation for _, row in rows]
     if not conversations:
         raise DataError(f"no row of {path} is left to evaluate on")
     count = min(max_rows, len(conversations))
@@ -93,7 +96,8 @@ def fitted(section: DataSection, path: Path, tell: Callable[[str], None]) -> Dat
     """`section` without the column names and the format that the file at `path` doesn't have."""
     plain = section.model_copy(update={"columns": {}})
     there = set(RenamedRows(path, str(path), plain).columns)
-    if section.columns and not set(section.columns.values()) <= there:
+    named = {theirs for ours, theirs in section.columns.items() if ours not in MESSAGE_KEYS}
+    if named and not named <= there:
         tell(f"{path} has other columns than data.columns of the run names: its own are taken")
         section = plain
     named = (there - set(section.columns.values())) | set(section.columns)

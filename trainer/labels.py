@@ -78,7 +78,7 @@ class ConversationLabeller:
 
         One row where the template only appends; one for each answer whose history it rewrites
         later. Raises `TemplateError` when the template doesn't show where an answer begins or
-        ends.
+        ends, `RowError` for what this template can't honour.
         """
         if conversation.is_text:
             return (LabelledConversation(conversation, self._text_row(conversation.answer)),)

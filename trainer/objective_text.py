@@ -1,29 +1,28 @@
 """What a run optimises, in words."""
 
-from trainer.config import TrainerConfig
+from trainer.config.objective import Objective, PreferenceSection
 
 
-def loss_name(config: TrainerConfig) -> str:
+def loss_name(objective: Objective) -> str:
     """The loss with its unit, for axes and tables."""
-    if config.objective == "sft":
+    if objective == "sft":
         return "loss (nats per token)"
-    return f"{config.objective} loss"
+    return f"{objective} loss"
 
 
-def describe_objective(config: TrainerConfig, *, is_text: bool) -> str:
+def describe_objective(objective: Objective, section: PreferenceSection, *, is_text: bool) -> str:
     """What carried loss, or what was preferred to what; `is_text` for plain text."""
-    section = config.preference
-    if config.objective == "sft":
+    if objective == "sft":
         if is_text:
             return "loss on every token of the texts"
         return "loss on the assistant's tokens and the token that ends its turn"
-    if config.objective == "kto":
+    if objective == "kto":
         return (
             f"kto (arXiv:2402.01306): answers judged good or bad, beta {section.beta:g}, weights "
             f"{section.desirable_weight:g} and {section.undesirable_weight:g}; the reference is "
             "the base"
         )
-    if config.objective == "orpo":
+    if objective == "orpo":
         return (
             "orpo (arXiv:2403.07691): loss on the chosen answer's tokens, and the odds ratio of "
             f"chosen to rejected answers with weight {section.beta:g}; no reference"

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from trainer.collator import pack_rows
-from trainer.config import TrainerConfig
+from trainer.config import Method
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
+from trainer.methods.registry import METHODS
 
 _FIRST, _SECOND = 7, 11
 _LEAK_TOLERANCE = 1e-6
@@ -23,11 +24,11 @@ _ALONE_TOLERANCE_16_BIT = 0.05
 change; against the row alone only the shapes of the matrix products differ."""
 
 
-def check_packing(model: Any, config: TrainerConfig) -> None:
+def check_packing(model: Any, method: Method) -> None:
     """Raise `MethodError` when packing would let rows of `model` see each other."""
-    if not config.training_method.packs_rows:
+    if not METHODS[method].packs_rows:
         raise MethodError(
-            f"data.packing: {config.method} puts its virtual tokens before one row; set it to false"
+            f"data.packing: {method} puts its virtual tokens before one row; set it to false"
         )
     leak, shift = packing_error(model)
     tolerance = _ALONE_TOLERANCE.get(model.dtype, _ALONE_TOLERANCE_16_BIT)

@@ -14,8 +14,7 @@ from adapters.base.training_guard import prepare_for_training
 from trainer.collator import pad_token_id
 from trainer.config import TrainerConfig
 from trainer.config_loading import LoadedConfig
-from trainer.data.preference import pair_lengths, prepare_preferences
-from trainer.data.preparation import PreparedData, prepare_data
+from trainer.data.preparation import DataSource, PreparedData, prepare_data
 from trainer.data.report import data_report
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
@@ -26,6 +25,7 @@ from trainer.methods.targets import match_modules
 from trainer.packed_attention import attend_row_by_row
 from trainer.packing import check_packing
 from trainer.plan import TrainingPlan, make_plan
+from trainer.task import row_task
 from trainer.trackers import require_tracker
 from trainer.training_arguments import choose_attention, choose_optimizer, resolve_device
 
@@ -61,10 +61,11 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     result useless.
     """
     config = loaded.config
-    device = resolve_device(config)
+    device = resolve_device(config.training.device)
     choose_optimizer(config.training.optimizer, device)
     require_tracker(config.training.logging.to)
-    dtype = _dtype(config) or default_compute_dtype(device)
+    trains_base = config.training_method.trains_base
+    dtype = _dtype(trains_base, config.training.compute_dtype) or default_compute_dtype(device)
     attention = choose_attention(
         config.training.attention, device, dtype, has_flash=is_flash_attn_2_available()
     )
@@ -76,10 +77,11 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     biases = trained_biases(base.model, config, matched)
     if config.data.packing:
         attend_row_by_row(base.model)
-        check_packing(base.model, config)
+        check_packing(base.model, config.method)
     labeller = ConversationLabeller(base.tokenizer, base.template.text)
-    prepare = prepare_data if config.objective == "sft" else prepare_preferences
-    data = prepare(loaded, labeller)
+    rows = row_task(config.objective)
+    source = DataSource(config.data, loaded.folder, config.seed, num_positions(base.model.config))
+    data = prepare_data(source, labeller, rows)
     measuring = measuring_for(config.evaluation, loaded.folder)
     if measuring.needs_answers and not any(e.conversation.prompt for e in data.held_out):
         raise DataError(
@@ -87,9 +89,7 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
             "answered, and the held-out rows are plain text; leave perplexity alone"
         )
     console.print(data_report(data, labeller))
-    plan = make_plan(
-        config, data.train.rows if config.objective == "sft" else pair_lengths(data), num_processes
-    )
+    plan = make_plan(config, rows.planned(data.train), num_processes)
     ready = Preflight(
         loaded=loaded,
         base=base,
@@ -106,12 +106,18 @@ def prepare_run(loaded: LoadedConfig, console: Console, num_processes: int = 1) 
     return ready
 
 
-def _dtype(config: TrainerConfig) -> torch.dtype | None:
-    if config.training_method.trains_base:
+def num_positions(model_config: Any) -> int | None:
+    """How many tokens the base can take in a row, by its own config; None where it doesn't say."""
+    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _dtype(trains_base: bool, compute_dtype: str) -> torch.dtype | None:
+    if trains_base:
         # Small updates are lost to rounding in bfloat16 weights.
         return torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return dtypes.get(config.training.compute_dtype)
+    return dtypes.get(compute_dtype)
 
 
 def _run_table(ready: Preflight) -> Table:

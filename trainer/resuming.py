@@ -13,8 +13,7 @@ from trainer.preflight import Preflight, prepare_run
 from trainer.processes import join_processes
 from trainer.run_folder import RunFolder, RunRecord
 from trainer.run_state import read_progress
-from trainer.running import RunResult, carry_out
-from trainer.task import make_task
+from trainer.running import RunResult, carry_out, task_of
 from trainer.training_arguments import resolve_device
 
 
@@ -30,7 +29,7 @@ def resume_training(path: Path, *, store: AdapterStore | None, console: Console)
     if record.published is not None:
         raise ResumeError(f"the run in {path} has ended: it published {record.published}")
     loaded = LoadedConfig(load_config(folder.config).config, Path(record.config_folder))
-    processes = join_processes(resolve_device(loaded.config))
+    processes = join_processes(resolve_device(loaded.config.training.device))
     if not processes.is_main:
         console = Console(quiet=True)
     if processes.count != record.num_processes:
@@ -45,7 +44,7 @@ def resume_training(path: Path, *, store: AdapterStore | None, console: Console)
         console.print("there is no checkpoint: the run begins again at step 1", highlight=False)
     else:
         console.print(f"going on after step {start.step} of {ready.plan.num_steps}")
-    task = make_task(ready, processes)
+    task = task_of(ready, processes)
     into = store or open_store(record.store)
     return carry_out(ready, task, folder, record, start, into, console, processes)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from trainer.checkpoints import replace_file
 from trainer.comparison_report import write_report
-from trainer.data.preference import PreferenceExample
 from trainer.held_out import HeldOut, held_out_rows
 from trainer.measuring import BASE_LABEL, Measured, Meter, parse_measured
 from trainer.preflight import Preflight
 from trainer.run_folder import RunFolder
 from trainer.samples import Sample, choose_examples, paired_samples, sample_answers
+from trainer.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,11 @@ class RunEvaluation:
     adapter as it will be published. Both raise `EvaluationError`.
     """
 
-    def __init__(self, ready: Preflight, folder: RunFolder) -> None:
+    def __init__(self, ready: Preflight, folder: RunFolder, task: Task) -> None:
         self._ready = ready
         self._folder = folder
-        self.held_out = _held_out(ready)
+        self._task = task
+        self.held_out = _held_out(ready, task)
         self._sampled = choose_examples(ready.data.held_out, ready.config.evaluation.samples)
         self._meter = Meter(ready.base, self.held_out, ready.labeller, ready.measuring)
 
@@ -85,7 +86,7 @@ class RunEvaluation:
         self, model: Any, label: str, loss: float, *, against: Measured | None = None
     ) -> Measured:
         # The loss of a preference run isn't that of its answers' tokens.
-        known = loss if self._ready.config.objective == "sft" else None
+        known = loss if self._task.loss_is_per_token else None
         return self._meter.measure(model, label, label, loss=known, against=against)
 
 
@@ -99,18 +100,13 @@ def figures_as_metrics(base: Measured, adapter: Measured) -> dict[str, float]:
     }
 
 
-def _held_out(ready: Preflight) -> HeldOut:
+def _held_out(ready: Preflight, task: Task) -> HeldOut:
     """The rows of the run. Of preferences, answers that are good are the references."""
-    config, data = ready.config, ready.data
-    good = [
-        example
-        for example in (data.held_out if config.objective != "sft" else ())
-        if isinstance(example, PreferenceExample) and example.is_good
-    ]
+    data, section = ready.config.data, ready.config.evaluation
     return held_out_rows(
-        data.held_out if config.objective == "sft" else good,
-        source=config.data.eval if isinstance(config.data.eval, str) else config.data.train,
-        digest=data.digest,
-        max_rows=config.evaluation.max_rows,
-        language=config.evaluation.language,
+        task.references,
+        source=data.eval if isinstance(data.eval, str) else data.train,
+        digest=ready.data.digest,
+        max_rows=section.max_rows,
+        language=section.language,
     )

@@ -18,7 +18,7 @@ from adapters.store import AdapterStore, StoredAdapter
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoint, is_disk_full
 from trainer.comparison_report import comparison_table
-from trainer.config import TrainerConfig
+from trainer.config.objective import Objective
 from trainer.config_loading import LoadedConfig
 from trainer.curve import draw_loss_curve
 from trainer.data.report import report_json
@@ -72,7 +72,7 @@ def run_training(
     created = create_run_folder(runs, config.name).path if processes.is_main else None
     folder = RunFolder(_known(processes.share(created)))
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    task = make_task(ready, processes)
+    task = task_of(ready, processes)
     base = task.measure(ready.base.model)
     record = RunRecord(
         config_folder=str(loaded.folder.resolve()),
@@ -104,10 +104,10 @@ def carry_out(
     config = ready.config
     base_loss = record.base_measured["loss"]
     console.print(f"held-out loss of the base: {base_loss:.4f}", highlight=False)
-    predicted = predict_run_memory(ready).total if config.objective == "sft" else None
+    predicted = predict_run_memory(ready).total if task.has_predicted_memory else None
     evaluation = base = None
     if processes.is_main:
-        evaluation = RunEvaluation(ready, folder)
+        evaluation = RunEvaluation(ready, folder, task)
         base = evaluation.measure_base(base_loss)
     tuning = attach_adapter(
         ready.base,
@@ -188,9 +188,24 @@ def _finish(
     return RunResult(folder, base_loss, measured.loss, samples, stored, metrics)
 
 
+def task_of(ready: Preflight, processes: Processes) -> Task:
+    """What the run that is ready trains on, minimises and measures."""
+    config = ready.config
+    return make_task(
+        config.objective,
+        config.preference,
+        ready.data,
+        ready.base.model,
+        is_packed=ready.plan.packing,
+        batch_tokens=config.evaluation.batch_tokens,
+        pad_id=ready.pad_id,
+        processes=processes,
+    )
+
+
 def _join(loaded: LoadedConfig, console: Console) -> tuple[Processes, Console]:
     """This process's place, and the console that it talks to: only the main one is heard."""
-    processes = join_processes(resolve_device(loaded.config))
+    processes = join_processes(resolve_device(loaded.config.training.device))
     return processes, console if processes.is_main else Console(quiet=True)
 
 
@@ -224,7 +239,7 @@ def _told(
     finally:
         history.close()
         tracker.close()
-        _draw_curve(history, folder, config, base_loss)
+        _draw_curve(history, folder, config.name, config.objective, base_loss)
 
 
 def _sample_log(
@@ -260,7 +275,7 @@ def _disk_full_explained(folder: RunFolder) -> Iterator[None]:
 
 
 def _draw_curve(
-    history: History, folder: RunFolder, config: TrainerConfig, base_loss: float
+    history: History, folder: RunFolder, name: str, objective: Objective, base_loss: float
 ) -> None:
     with warnings.catch_warnings():
         # Fonts without CJK glyphs draw boxes for a Chinese name; that is no reason to warn.
@@ -268,8 +283,8 @@ def _draw_curve(
         draw_loss_curve(
             history.records,
             folder.loss_curve,
-            title=config.name,
-            measure=loss_name(config),
+            title=name,
+            measure=loss_name(objective),
             base_loss=base_loss,
         )
 

@@ -107,20 +107,20 @@ def format_note(base: LoadedBase, limits: ServingLimits) -> str | None:
     )
 
 
-def name_note(config: TrainerConfig, store: AdapterStore | None, limits: ServingLimits) -> str:
+def name_note(name: str, store: AdapterStore | None, limits: ServingLimits) -> str:
     """What publishing will do to the name."""
     try:
-        version = None if store is None else store.current_version(config.name)
+        version = None if store is None else store.current_version(name)
     except AdapterNotFoundError:
         version = None
     if version is not None and store is not None:
-        newest = max(store.versions(config.name))
-        return f"{config.name} is there: version {newest + 1} comes after {config.name}@{version}"
+        newest = max(store.versions(name))
+        return f"{name} is there: version {newest + 1} comes after {name}@{version}"
     if limits.name_is_taken:
-        return f"{config.name} is served by {limits.server} already, from another store than this"
+        return f"{name} is served by {limits.server} already, from another store than this"
     if limits.server is not None and limits.name_is_taken is None:
-        return f"the key may not see whether {limits.server} serves a {config.name}"
-    return f"{config.name} is free"
+        return f"the key may not see whether {limits.server} serves a {name}"
+    return f"{name} is free"
 
 
 def _placeholders(geometry: BaseGeometry) -> dict[str, int]:

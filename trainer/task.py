@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
 from trainer.collator import collate_rows, pack_rows
+from trainer.config.objective import Objective as ObjectiveName
+from trainer.config.objective import PreferenceSection
 from trainer.data.examples import Example, Examples
-from trainer.data.preference import preferences
+from trainer.data.preference import JudgedRows, PairRows, preferences
+from trainer.data.preparation import PreparedData
+from trainer.data.row_task import RowTask, SupervisedRows
 from trainer.evaluation import held_out_loss
 from trainer.evaluations import Measurement
 from trainer.labels import LabelledRow
@@ -20,7 +24,6 @@ from trainer.preference import (
     measure_preferences,
     reference_rows,
 )
-from trainer.preflight import Preflight
 from trainer.processes import ALONE, Processes
 
 
@@ -39,6 +42,21 @@ class Task(Protocol):
 
     @property
     def objective(self) -> Objective: ...
+
+    @property
+    def references(self) -> Sequence[Example]:
+        """Held-out examples whose answers are good ones to compare with."""
+        ...
+
+    @property
+    def loss_is_per_token(self) -> bool:
+        """Whether `measure` gives the loss of the answers' tokens, as perplexity wants it."""
+        ...
+
+    @property
+    def has_predicted_memory(self) -> bool:
+        """Whether the prediction of memory is of this task's forwards."""
+        ...
 
     def measure(self, model: nn.Module) -> Measurement:
         """Evaluate on the held-out rows, the work divided between the processes."""
@@ -60,9 +78,16 @@ class SupervisedTask:
     pad_id: int
     processes: Processes
 
+    loss_is_per_token: ClassVar[bool] = True
+    has_predicted_memory: ClassVar[bool] = True
+
     @property
     def objective(self) -> Objective:
         return SupervisedObjective(self.collate)
+
+    @property
+    def references(self) -> Sequence[Example]:
+        return self.held_out_examples
 
     def measure(self, model: nn.Module) -> Measurement:
         return self._measure(model, self.processes)
@@ -92,6 +117,13 @@ class PreferenceTask:
     batch_tokens: int
     processes: Processes
 
+    loss_is_per_token: ClassVar[bool] = False
+    has_predicted_memory: ClassVar[bool] = False
+
+    @property
+    def references(self) -> Sequence[Example]:
+        return [example for example in preferences(self.held_out_examples) if example.is_good]
+
     def measure(self, model: nn.Module) -> Measurement:
         return self._measure(model, self.processes)
 
@@ -108,22 +140,36 @@ class PreferenceTask:
         )
 
 
-def make_task(ready: Preflight, processes: Processes) -> Task:
-    """The task that the config's objective asks for; the base is still as it was loaded."""
-    config, pad_id = ready.config, ready.pad_id
-    batch_tokens = config.evaluation.batch_tokens
-    if config.objective == "sft":
+def row_task(objective: ObjectiveName) -> RowTask:
+    """How rows are read and labelled for an objective."""
+    if objective == "sft":
+        return SupervisedRows()
+    return JudgedRows() if objective == "kto" else PairRows(objective)
+
+
+def make_task(
+    objective: ObjectiveName,
+    section: PreferenceSection,
+    data: PreparedData,
+    model: nn.Module,
+    *,
+    is_packed: bool,
+    batch_tokens: int,
+    pad_id: int,
+    processes: Processes,
+) -> Task:
+    """The task that an objective asks for; `model` is still as it was loaded."""
+    if objective == "sft":
         return SupervisedTask(
-            rows=ready.data.train.rows,
-            held_out_examples=ready.data.held_out,
-            collate=pack_rows if ready.plan.packing else lambda rows: collate_rows(rows, pad_id),
+            rows=data.train.rows,
+            held_out_examples=data.held_out,
+            collate=pack_rows if is_packed else lambda rows: collate_rows(rows, pad_id),
             batch_tokens=batch_tokens,
             pad_id=pad_id,
             processes=processes,
         )
-    section = config.preference
     settings = PreferenceSettings(
-        name=config.objective,
+        name=objective,
         beta=section.beta,
         loss=section.loss,
         label_smoothing=section.label_smoothing,
@@ -134,7 +180,7 @@ def make_task(ready: Preflight, processes: Processes) -> Task:
 
     def scored(examples: Examples) -> list[PreferenceRow]:
         return reference_rows(
-            ready.base.model,
+            model,
             preferences(examples),
             batch_tokens=batch_tokens,
             pad_id=pad_id,
@@ -142,9 +188,9 @@ def make_task(ready: Preflight, processes: Processes) -> Task:
         )
 
     return PreferenceTask(
-        rows=scored(ready.data.train),
-        held_out=scored(ready.data.held_out),
-        held_out_examples=ready.data.held_out,
+        rows=scored(data.train),
+        held_out=scored(data.held_out),
+        held_out_examples=data.held_out,
         objective=PreferenceObjective(settings, pad_id),
         batch_tokens=batch_tokens,
         processes=processes,

@@ -35,7 +35,7 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
     taken = sorted(_OWN_ARGUMENTS & config.trainer_args.keys())
     if taken:
         raise ConfigError([f"trainer_args.{key}: set by the other sections" for key in taken])
-    device = resolve_device(config)
+    device = resolve_device(training.device)
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": 1,
@@ -52,7 +52,8 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         "seed": config.seed,
         "use_cpu": device == "cpu",
         # Weights that are trained in full stay in float32; their products needn't.
-        "bf16": config.training_method.trains_base and _computes_in_bfloat16(config, device),
+        "bf16": config.training_method.trains_base
+        and _computes_in_bfloat16(training.compute_dtype, device),
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
         "logging_steps": 1,
@@ -71,8 +72,7 @@ def training_arguments(config: TrainerConfig, plan: TrainingPlan, folder: Path) 
         raise ConfigError([f"trainer_args: transformers refuses them: {error}"]) from error
 
 
-def _computes_in_bfloat16(config: TrainerConfig, device: str) -> bool:
-    wanted = config.training.compute_dtype
+def _computes_in_bfloat16(wanted: str, device: str) -> bool:
     return wanted == "bfloat16" or (
         wanted == "auto" and default_compute_dtype(device) == torch.bfloat16
     )
@@ -87,9 +87,8 @@ def scheduler_options(schedule: str, num_steps: int) -> dict[str, Any]:
     return {}
 
 
-def resolve_device(config: TrainerConfig) -> str:
+def resolve_device(wanted: str) -> str:
     """`auto` is CUDA when torch sees one. Raises `ConfigError` for CUDA where there is none."""
-    wanted = config.training.device
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():

@@ -25,7 +25,7 @@ def main() -> None:
     from adapters.base.quantization import QuantizationSpec
     from adapters.base.training_guard import prepare_for_training
     from trainer.collator import pad_token_id
-    from trainer.data.preparation import prepare_data
+    from trainer.data.preparation import DataSource, prepare_data
     from trainer.evaluation import held_out_loss
     from trainer.labels import ConversationLabeller
     from trainer.prediction.memory import linear_4bit_bytes
@@ -40,7 +40,9 @@ def main() -> None:
         prepare_for_training(base.model)
         if rows is None:
             labeller = ConversationLabeller(base.tokenizer, base.template.text)
-            rows = list(prepare_data(loaded, labeller).held_out.rows)
+            config = loaded.config
+            source = DataSource(config.data, loaded.folder, config.seed)
+            rows = list(prepare_data(source, labeller).held_out.rows)
         pad_id = pad_token_id(base.tokenizer)
         loss = held_out_loss(base.model, rows, batch_tokens=BATCH_TOKENS, pad_id=pad_id).mean
         shape = shape_of("base", base.model.config)

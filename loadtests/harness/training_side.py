@@ -86,7 +86,7 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     from trainer.processes import ALONE
     from trainer.quiet import quiet_libraries
     from trainer.run_folder import create_run_folder
-    from trainer.task import make_task
+    from trainer.running import task_of
 
     save_host_memory()
     quiet_libraries()
@@ -105,7 +105,7 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     ready = prepare_run(load_config(config), Console(stderr=True))
-    task = make_task(ready, ALONE)
+    task = task_of(ready, ALONE)
     rows, plan = ready.data.train.rows, ready.plan
     tuning = attach_adapter(
         ready.base, ready.config, num_steps=plan.num_steps, rows=rows, pad_id=ready.pad_id

@@ -1,36 +1,22 @@
 """From a chat request to what the template renders, and to how the answer is read."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-from server.api.messages import TemplateMessage
+from adapters.base.plain_tools import knows_tools, with_plain_tools
 from server.api.resolution import ServedModel
 from server.api.schemas import ChatBody, ConversationBody
-from server.api.tool_formats import SYNTAX, ToolFormat, detected_format, knows_tools
+from server.api.tool_formats import SYNTAX, ToolFormat, detected_format
 from server.api.tool_grammar import tool_grammar
 from server.api.tool_parser import CallParser
 from server.api.tool_pieces import ToolParser
-from server.api.tools import FunctionDefinition, ToolUse
+from server.api.tools import ToolUse
 from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
 from server.core.grammar import GrammarSpec
 from server.core.ports import ChatTokenizer
 from server.core.stack import AdapterStack
-
-_TOOL_PREAMBLE = """\
-You may call one or more functions to assist with the user's request. These are the functions, \
-each as a JSON object with the schema of its arguments:
-<tools>
-{tools}
-</tools>
-To call a function, answer with its name and arguments as a JSON object inside \
-<tool_call></tool_call>:
-<tool_call>
-{{"name": "function-name", "arguments": {{...}}}}
-</tool_call>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +54,7 @@ class Conversations:
         template = stack_template(stack)
         messages = [message.as_template_message() for message in body.messages]
         declared = use.declared if use is not None else ()
+        tools = [function.as_template_tool() for function in declared]
         text = template or self._tokenizer.chat_template
         prompt = ChatPrompt(
             messages,
@@ -77,10 +64,9 @@ class Conversations:
             continues_final_message=body.continue_final_message,
         )
         if knows_tools(text):
-            tools = [function.as_template_tool() for function in declared]
             prompt = replace(prompt, tools=tools)
-        elif declared or any("tool_calls" in m or m["role"] == "tool" for m in messages):
-            prompt = replace(prompt, messages=with_plain_tools(messages, declared))
+        elif tools or any("tool_calls" in m or m["role"] == "tool" for m in messages):
+            prompt = replace(prompt, messages=with_plain_tools(messages, tools))
         if use is None:
             return Conversation(prompt, shape)
         return self._with_tools(prompt, text, use, shape)
@@ -118,49 +104,3 @@ def stack_template(stack: AdapterStack) -> str | None:
                 "model",
             )
     return first.chat_template
-
-
-def with_plain_tools(
-    messages: Sequence[TemplateMessage], tools: Sequence[FunctionDefinition]
-) -> list[TemplateMessage]:
-    """Tools, calls and results as plain text, for a template that knows none of them.
-
-    The tools stand in the system message, calls in the assistant's text, results in a user's turn.
-    """
-    rendered: list[TemplateMessage] = []
-    for message in messages:
-        if message["role"] == "tool":
-            result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if rendered and rendered[-1].get("is_result"):
-                rendered[-1]["content"] += "\n" + result
-            else:
-                rendered.append({"role": "user", "content": result, "is_result": True})
-        elif "tool_calls" in message:
-            calls = "\n".join(_plain_call(call["function"]) for call in message["tool_calls"])
-            content = f"{message['content']}\n{calls}" if message["content"] else calls
-            rendered.append({"role": "assistant", "content": content})
-        else:
-            rendered.append(dict(message))
-    for message in rendered:
-        message.pop("is_result", None)
-    if tools:
-        _tell(rendered, tools)
-    return rendered
-
-
-def _tell(messages: list[TemplateMessage], tools: Sequence[FunctionDefinition]) -> None:
-    lines = "\n".join(_json(function.as_template_tool()) for function in tools)
-    preamble = _TOOL_PREAMBLE.format(tools=lines)
-    if messages and messages[0]["role"] == "system":
-        messages[0]["content"] = f"{messages[0]['content']}\n\n{preamble}"
-    else:
-        messages.insert(0, {"role": "system", "content": preamble})
-
-
-def _plain_call(function: Any) -> str:
-    call = {"name": function["name"], "arguments": function["arguments"]}
-    return f"<tool_call>\n{_json(call)}\n</tool_call>"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

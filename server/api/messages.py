@@ -1,16 +1,19 @@
 """The turns of a conversation, as clients send them and as chat templates take them."""
 
-import json
 from typing import Annotated, Any, Final, Literal, NotRequired, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from adapters.base.chat_messages import (
+    TemplateMessage,
+    joined_texts,
+    template_call,
+    template_message,
+)
 from server.api import unsupported
 from server.api.request_body import NULL, RequestBody, Rule, refuse
-
-TemplateMessage = dict[str, Any]
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
@@ -38,7 +41,7 @@ def joined_parts(content: Any) -> Any:
             message = f"part {index} has a field that isn't known here: {min(unknown)[:80]}"
             raise PydanticCustomError("content_part", "{text}", {"text": message})
         texts.append(text)
-    return "\n".join(texts)
+    return joined_texts(texts)
 
 
 class TextPart(TypedDict):
@@ -75,10 +78,6 @@ class CalledFunction(RequestBody):
 
     name: str = Field(min_length=1, max_length=256)
     arguments: str = ""
-
-    def as_template_call(self) -> dict[str, Any]:
-        """Templates write the arguments themselves, so they get them as an object."""
-        return {"name": self.name, "arguments": parsed_arguments(self.arguments)}
 
 
 class ToolCall(RequestBody):
@@ -152,30 +151,17 @@ class Message(RequestBody):
 
     def as_template_message(self) -> TemplateMessage:
         """This turn in the words of chat templates."""
-        roles = {"developer": "system", "function": "tool"}
-        content = self.content if self.content is not None else self.refusal
-        message: TemplateMessage = {
-            "role": roles.get(self.role, self.role),
-            "content": content or "",
-        }
-        if self.name is not None:
-            message["name"] = self.name
-        if self.tool_call_id is not None:
-            message["tool_call_id"] = self.tool_call_id
         calls = [(call.id, call.function) for call in self.tool_calls]
         if self.function_call is not None:
             calls.append(("", self.function_call))
-        if calls:
-            message["tool_calls"] = [
-                {"id": call_id, "type": "function", "function": function.as_template_call()}
+        content = self.content if self.content is not None else self.refusal
+        return template_message(
+            self.role,
+            content or "",
+            name=self.name,
+            tool_call_id=self.tool_call_id,
+            tool_calls=[
+                template_call(function.name, function.arguments, call_id)
                 for call_id, function in calls
-            ]
-        return message
-
-
-def parsed_arguments(text: str) -> Any:
-    """The arguments' object; text that isn't JSON stays text, since a model may have written it."""
-    try:
-        return json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return text
+            ],
+        )

@@ -1,8 +1,9 @@
 """How the families of models write their tool calls, and which one a chat template belongs to."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
+
+from adapters.base.plain_tools import knows_tools
 
 
 class ToolFormat(Enum):
@@ -47,11 +48,6 @@ SYNTAX = {
     ToolFormat.LLAMA3: CallSyntax("<|python_tag|>", "", "; ", "parameters", may_begin_bare=True),
     ToolFormat.JSON: CallSyntax("", "", ", ", "arguments", may_begin_bare=True, is_array=True),
 }
-
-
-def knows_tools(template: str) -> bool:
-    """Whether a chat template renders tools."""
-    return re.search(r"\btools\b", template) is not None
 
 
 def detected_format(template: str) -> ToolFormat:

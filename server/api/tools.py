@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from adapters.base.chat_messages import template_tool
 from server.api.request_body import RequestBody
 from server.core.errors import RequestError
 
@@ -30,11 +31,7 @@ class FunctionDefinition(RequestBody):
 
     def as_template_tool(self) -> dict[str, Any]:
         """The definition as chat templates know it."""
-        function: dict[str, Any] = {"name": self.name}
-        if self.description is not None:
-            function["description"] = self.description
-        function["parameters"] = self.parameters or {"type": "object", "properties": {}}
-        return {"type": "function", "function": function}
+        return template_tool(self.name, self.description, self.parameters)
 
 
 class Tool(RequestBody):

@@ -88,7 +88,7 @@ def test_all_rows_that_are_no_preferences_are_told_at_once(base: str, tmp_path: 
     with pytest.raises(DataError) as raised:
         run_training(loaded, store=store, runs=tmp_path / "runs", console=Console(quiet=True))
     for part in (
-        "3 of 4 rows", "row 2: chosen and rejected are the same", "row 3: chosen missing",
-        "row 4: prompt must be a text", "objective dpo wants prompt, chosen, rejected",
+        "3 of 4 rows", "line 2: chosen and rejected: are the same", "line 3: chosen: missing",
+        "line 4: prompt: [] must be a text", "objective dpo wants prompt, chosen, rejected",
     ):  # fmt: skip
         assert part in str(raised.value)

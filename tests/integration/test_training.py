@@ -20,7 +20,7 @@ from tests.unit.trainer.tiny import ENDLESS, save_tiny_base
 from trainer.cli import app
 from trainer.collator import pad_token_id
 from trainer.config_loading import LoadedConfig, load_config
-from trainer.data.preparation import prepare_data
+from trainer.data.preparation import DataSource, prepare_data
 from trainer.errors import TrainingFailedError
 from trainer.evaluation import held_out_loss
 from trainer.labels import ConversationLabeller
@@ -99,7 +99,9 @@ def plain_peft_loss(loaded: LoadedConfig, folder: Path) -> float:
 
     fresh = load_base(loaded.config.base, NF4)
     labeller = ConversationLabeller(fresh.tokenizer, fresh.template.text)
-    data = prepare_data(loaded, labeller)
+    config = loaded.config
+    source = DataSource(config.data, loaded.folder, config.seed)
+    data = prepare_data(source, labeller)
     model = PeftModel.from_pretrained(fresh.model, str(folder))
     rows = [example.row for example in data.held_out]
     for module in model.modules():

@@ -107,7 +107,7 @@ def _check(
     problems += base_problems(ready.base, ready.labeller, longest, limits)
     # Looking must not make a store where there is none.
     opened = open_store(store) if is_remote(store) or Path(store).is_dir() else None
-    for note in (f"name: {name_note(run, opened, limits)}", format_note(ready.base, limits)):
+    for note in (f"name: {name_note(run.name, opened, limits)}", format_note(ready.base, limits)):
         if note:
             console.print(note, highlight=False, soft_wrap=True)
     console.print(memory_table(predict_run_memory(ready)))

@@ -35,6 +35,10 @@ class CleaningSection(Section):
     html: Literal["strip", "drop", "keep"] = Field(
         default="keep", description="tags and entities left over from web pages"
     )
+    white_space: Literal["keep", "strip"] = Field(
+        default="keep",
+        description="around a message's text: indentation and line ends mean something in code",
+    )
     min_answer_chars: int = Field(default=1, ge=1, description="shorter answers are dropped")
     roles: Literal["drop", "repair"] = Field(
         default="drop",
@@ -53,7 +57,11 @@ class DataSection(Section):
     format: Format = Field(default="auto", description="how rows are written; auto looks at them")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="our column names to the file's, e.g. {instruction: question_text}",
+        description="our column names to the file's, e.g. {instruction: question_text}; role and "
+        "content name the keys of messages",
+    )
+    ignore_columns: tuple[str, ...] = Field(
+        default=(), description="columns that are left out, whatever they say, e.g. [images]"
     )
     split: str = Field(default="train", description="which split of a hub dataset to train on")
     max_length: int = Field(default=defaults.MAX_LENGTH, ge=8, description="tokens of a row")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from trainer.config import CleaningSection
 from trainer.data.conversation import ASSISTANT, SYSTEM, TEXT, TOOL, USER, Conversation, Turn
 from trainer.data.hash_table import HashTable
+from trainer.data.judged import DataRow
 from trainer.data.near_duplicates import REPORT_THRESHOLD, NearDuplicateIndex
 from trainer.data.rules import CleaningLog, Rule
 from trainer.data.text_rules import (
@@ -36,18 +37,29 @@ class RowCleaner:
         self._seen = HashTable()
         self._near = NearDuplicateIndex(section.near_duplicates or REPORT_THRESHOLD)
 
-    def clean(self, row: Conversation | None) -> Conversation | None:
-        """The row as it is trained on, or None when a rule drops it. None is an unreadable row."""
-        if row is None or not row.turns:
-            self._log.record(Rule.UNREADABLE, "")
+    def clean(self, row: DataRow) -> DataRow | None:
+        """The row as it is trained on, or None when a rule drops it."""
+        conversation, rejected = row.conversation, row.rejected
+        if not conversation.turns:
+            self._log.record(Rule.UNREADABLE, "no turns")
             return None
-        turns = self.tidy(row.turns)
+        turns = self._tidy(conversation.turns)
         if turns is None:
             return None
-        conversation = replace(row, turns=turns)
-        return None if self.is_known(conversation) else conversation
+        if rejected is not None:
+            rejected = self._tidy_answer(rejected)
+            if rejected is None:
+                return None
+            if _same(rejected, turns[-1]):
+                self._log.record(Rule.SAME_ANSWERS, rejected.content)
+                return None
+        cleaned = replace(row, conversation=replace(conversation, turns=turns), rejected=rejected)
+        if not cleaned.conversation.num_trained:
+            self._log.record(Rule.UNTRAINED, _beginning(turns))
+            return None
+        return None if self._is_known(cleaned.judged) else cleaned
 
-    def tidy(self, turns: _Turns) -> _Turns | None:
+    def _tidy(self, turns: _Turns) -> _Turns | None:
         """The turns by every rule but those about duplicates; None when one drops them."""
         cleaned = self._clean_text(turns)
         if cleaned is not None:
@@ -59,8 +71,8 @@ class RowCleaner:
             return (Turn(SYSTEM, self._system), *cleaned)
         return cleaned
 
-    def tidy_answer(self, answer: Turn) -> Turn | None:
-        """Another answer to turns that `tidy` let through; None when a rule drops it."""
+    def _tidy_answer(self, answer: Turn) -> Turn | None:
+        """Another answer to turns that `_tidy` let through; None when a rule drops it."""
         cleaned = self._clean_text((answer,))
         if cleaned is None:
             return None
@@ -70,7 +82,7 @@ class RowCleaner:
         return None if self._is_short(cleaned[0]) else cleaned[0]
 
     def _is_short(self, answer: Turn) -> bool:
-        if len(answer.content) >= self._section.min_answer_chars or answer.tool_calls:
+        if len(answer.content.strip()) >= self._section.min_answer_chars or answer.tool_calls:
             return False
         self._log.record(Rule.SHORT_ANSWER, _beginning((answer,)))
         return True
@@ -101,6 +113,8 @@ class RowCleaner:
                 return None
             if rule == changed:
                 turns = tuple(replace(turn, content=cleaned(turn.content)) for turn in turns)
+        if section.white_space == "keep":
+            return turns
         stripped = tuple(replace(turn, content=turn.content.strip()) for turn in turns)
         if stripped != turns:
             self._log.record(Rule.TRIMMED, _beginning(turns))
@@ -108,7 +122,7 @@ class RowCleaner:
 
     def _shape(self, turns: _Turns) -> _Turns | None:
         """Turns in an order that a template takes, ending with an answer; None without one."""
-        if turns[0].role == SYSTEM and not turns[0].content:
+        if turns[0].role == SYSTEM and turns[0].is_empty:
             self._log.record(Rule.EMPTY_SYSTEM, _beginning(turns))
             turns = turns[1:]
         if turns and turns[-1].role == USER and len(turns) > 1 and _fault(turns) is None:
@@ -122,7 +136,7 @@ class RowCleaner:
         self._log.record(fault if is_dropped else Rule.REPAIRED, _beginning(turns))
         return None if is_dropped else sound
 
-    def is_known(self, conversation: Conversation) -> bool:
+    def _is_known(self, conversation: Conversation) -> bool:
         """Whether a duplicate was found that is to be dropped; remembers the row if not."""
         digest = hashlib.blake2b(conversation.key.encode(), digest_size=8).digest()
         key = int.from_bytes(digest)
@@ -182,7 +196,7 @@ def sound_length(turns: _Turns) -> int:
     for position, turn in enumerate(turns):
         if turn.role == SYSTEM and position == 0:
             continue
-        if turn.role not in _followers(before) or not (turn.content or turn.tool_calls):
+        if turn.role not in _followers(before) or turn.is_empty:
             break
         before = turn
         if turn.role == ASSISTANT:
@@ -202,9 +216,13 @@ def _followers(before: Turn | None) -> tuple[str, ...]:
 def _fault(turns: _Turns) -> Rule | None:
     if any(turn.role not in _ROLES for turn in turns):
         return Rule.UNKNOWN_ROLE
-    if not turns or any(not (turn.content or turn.tool_calls) for turn in turns):
+    if not turns or any(turn.is_empty for turn in turns):
         return Rule.EMPTY_TURN
     return None
+
+
+def _same(one: Turn, other: Turn) -> bool:
+    return (one.content.strip(), one.tool_calls) == (other.content.strip(), other.tool_calls)
 
 
 def _beginning(turns: _Turns, found: Callable[[str], bool] = bool) -> str:

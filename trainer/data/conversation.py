@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.base.chat_messages import TemplateMessage, template_message
+
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 
 TEXT = "text"
@@ -16,11 +18,22 @@ class Turn:
     """One message. `role` is any string until cleaning has checked the order of roles.
 
     `tool_calls` is the canonical JSON of the calls that an assistant's turn makes, or "".
+    `name` and `tool_call_id` go to the template as they are, `reasoning` as `reasoning_content`.
+    An assistant's turn that isn't `is_trained` is history: no loss is computed on it.
     """
 
     role: str
     content: str
     tool_calls: str = ""
+    name: str | None = None
+    tool_call_id: str | None = None
+    reasoning: str = ""
+    is_trained: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing said and nothing called."""
+        return not (self.tool_calls or self.content.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,11 @@ class Conversation:
 
     turns: tuple[Turn, ...]
     tools: str = ""
+
+    @property
+    def num_trained(self) -> int:
+        """Turns that carry loss."""
+        return sum(turn.role in (ASSISTANT, TEXT) and turn.is_trained for turn in self.turns)
 
     @property
     def is_text(self) -> bool:
@@ -64,12 +82,29 @@ class Conversation:
         return turns_key(self.prompt or self.turns)
 
 
+_MORE = ("name", "tool_call_id", "reasoning", "is_trained")
+"""Fields of a turn that most turns leave at their defaults."""
+
+
 def turns_key(turns: Sequence[Turn], tools: str = "") -> str:
     """Canonical JSON of turns, the same on every machine."""
-    written: list[Any] = [
-        [t.role, t.content, t.tool_calls] if t.tool_calls else [t.role, t.content] for t in turns
-    ]
+    written: list[Any] = [_written(turn) for turn in turns]
     return json.dumps([*written, {"tools": tools}] if tools else written, ensure_ascii=False)
+
+
+def _written(turn: Turn) -> list[Any]:
+    more = {name: getattr(turn, name) for name in _MORE if getattr(turn, name) != _DEFAULTS[name]}
+    if more:
+        return [turn.role, turn.content, turn.tool_calls, more]
+    said = [turn.role, turn.content]
+    return [*said, turn.tool_calls] if turn.tool_calls else said
+
+
+_DEFAULTS = {name: getattr(Turn("", ""), name) for name in _MORE}
+
+
+def _read(written: Sequence[Any]) -> Turn:
+    return Turn(*written[:3], **(written[3] if len(written) > 3 else {}))
 
 
 def parse_key(key: str) -> Conversation:
@@ -78,14 +113,30 @@ def parse_key(key: str) -> Conversation:
     tools = last["tools"] if isinstance(last, dict) else ""
     if not tools:
         turns.append(last)
-    return Conversation(tuple(Turn(*turn) for turn in turns), tools)
+    return Conversation(tuple(_read(turn) for turn in turns), tools)
 
 
-def as_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+def as_request(conversation: Conversation) -> dict[str, Any]:
+    """What of the prompt a client sends to a server: `messages`, arguments as text, and `tools`."""
+    messages = as_messages(conversation.prompt)
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            call["function"] = {**call["function"], "arguments": arguments}
+    body: dict[str, Any] = {"messages": messages}
+    return {**body, "tools": json.loads(conversation.tools)} if conversation.tools else body
+
+
+def as_messages(turns: Sequence[Turn]) -> list[TemplateMessage]:
     """Turns as chat templates take them."""
     return [
-        {"role": t.role, "content": t.content, "tool_calls": json.loads(t.tool_calls)}
-        if t.tool_calls
-        else {"role": t.role, "content": t.content}
-        for t in turns
+        template_message(
+            turn.role,
+            turn.content,
+            name=turn.name,
+            tool_call_id=turn.tool_call_id,
+            tool_calls=json.loads(turn.tool_calls) if turn.tool_calls else (),
+            reasoning=turn.reasoning,
+        )
+        for turn in turns
     ]

@@ -26,6 +26,11 @@ class Example:
     conversation: Conversation
     row: LabelledRow
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence in it."""
+        return len(self.row)
+
 
 class Examples(Sequence[Example]):
     """Examples by index. `lengths` and `loss_counts` hold the tokens of each and how many of them

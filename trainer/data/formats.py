@@ -1,106 +1,151 @@
 """The row formats that people's data comes in, recognised by their columns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.conversation import ASSISTANT, SYSTEM, TEXT, USER, Conversation, Turn
-from trainer.data.turn_lists import alternating, canonical_json, read_turns
-from trainer.errors import DataError, UnknownFormatError
+from trainer.data.judged import DataRow
+from trainer.data.source_row import Row, shown
+from trainer.data.turn_lists import TurnReader, alternating, tools_json, without_foreign_nulls
+from trainer.errors import DataError, RowError, UnknownFormatError, UnreadableRowError
 
-Row = Mapping[str, Any]
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+SYSTEM_COLUMNS = ("system", "system_prompt")
+TOOL_COLUMNS = ("tools", "functions")
+VERDICTS = ("label", "kto_tag")
+MESSAGE_KEYS = ("role", "content")
+"""Names in `data.columns` that are keys of messages, not columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
     """One way of writing a row.
 
-    `columns` must all be there. `convert` returns None for a row that lacks what the format
-    promises (a missing answer, a number where text belongs).
+    `columns` must all be there, `optional` ones may be; by default system text and tools may too.
+    `convert` raises `UnreadableRowError` for a row that lacks what the format promises (a missing
+    answer, a number where text belongs), `RowError` for one that says what can't be honoured.
     """
 
     name: str
     description: str
     columns: frozenset[str]
-    convert: Callable[[Row], Conversation | None]
+    convert: Callable[[Row, TurnReader], DataRow]
+    optional: frozenset[str] = frozenset()
+    beside: frozenset[str] = frozenset({*SYSTEM_COLUMNS, *TOOL_COLUMNS})
+
+    @property
+    def used(self) -> frozenset[str]:
+        """Every column that the format reads."""
+        return self.columns | self.optional | self.beside
 
 
-def _with_system(conversation: Conversation | None, row: Row, column: str) -> Conversation | None:
-    system = row.get(column)
-    if conversation is None or not isinstance(system, str) or not system.strip():
-        return conversation
-    if conversation.turns and conversation.turns[0].role == SYSTEM:
-        return conversation
-    return replace(conversation, turns=(Turn(SYSTEM, system), *conversation.turns))
+def conversation_of(turns: Sequence[Turn], row: Row) -> Conversation:
+    """The turns with the system text and the tools that stand beside them in the row.
+
+    Raises `RowError` when two of either say different things.
+    """
+    tools = {name: tools_json(row.get(name), name) for name in TOOL_COLUMNS}
+    tools = {name: text for name, text in tools.items() if text}
+    if len(set(tools.values())) > 1:
+        raise RowError(" and ".join(tools), "are different tools")
+    for name in SYSTEM_COLUMNS:
+        turns = _with_system(tuple(turns), row.get(name), name)
+    offered = next(iter(tools.values()), "")
+    return Conversation(without_foreign_nulls(turns, offered), offered)
 
 
-def _with_tools(conversation: Conversation | None, row: Row) -> Conversation | None:
-    tools = canonical_json(row.get("tools"))
-    return replace(conversation, tools=tools) if conversation is not None else None
+def _with_system(turns: tuple[Turn, ...], system: Any, column: str) -> tuple[Turn, ...]:
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return turns
+    if not isinstance(system, str):
+        raise UnreadableRowError(column, f"{shown(system)} is no text")
+    if turns and turns[0].role == SYSTEM and turns[0].content.strip():
+        if turns[0].content.strip() == system.strip():
+            return turns
+        raise RowError(column, f"{shown(system)}, but the messages have a system text of their own")
+    rest = turns[1:] if turns and turns[0].role == SYSTEM else turns
+    return (Turn(SYSTEM, system), *rest)
 
 
-def _from_messages(row: Row) -> Conversation | None:
-    turns = read_turns(row.get("messages"), role_key="role", content_key="content")
-    return _with_tools(turns, row)
+def text_in(row: Row, column: str) -> str:
+    """The text in a column. Raises `UnreadableRowError`."""
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise UnreadableRowError(column, f"{shown(value)} is no text")
+    return value
 
 
-def _from_conversations(row: Row) -> Conversation | None:
-    value = row.get("conversations")
-    conversation = read_turns(value, role_key="from", content_key="value")
-    if conversation is None:
-        conversation = read_turns(value, role_key="role", content_key="content")
-    return _with_tools(_with_system(conversation, row, "system"), row)
+def _from_messages(row: Row, reader: TurnReader) -> DataRow:
+    return DataRow(conversation_of(reader.turns(row.get("messages"), "messages"), row))
 
 
-def _from_instruction(row: Row) -> Conversation | None:
-    instruction, answer = row.get("instruction"), row.get("output")
-    extra, system = row.get("input"), row.get("system")
-    if not isinstance(instruction, str) or not isinstance(answer, str):
-        return None
-    if not isinstance(extra, str | None) or not isinstance(system, str | None):
-        return None
+def _from_conversations(row: Row, reader: TurnReader) -> DataRow:
+    turns = reader.turns(row.get("conversations"), "conversations")
+    return DataRow(conversation_of(turns, row))
+
+
+def _from_instruction(row: Row, reader: TurnReader) -> DataRow:
+    turns = (*asked_by_instruction(row), Turn(ASSISTANT, text_in(row, "output")))
+    return DataRow(conversation_of(turns, row))
+
+
+def asked_by_instruction(row: Row) -> tuple[Turn, ...]:
+    """Alpaca's earlier questions and answers, and the question of the row."""
+    instruction, extra = text_in(row, "instruction"), row.get("input")
+    if not isinstance(extra, str | None):
+        raise UnreadableRowError("input", f"{shown(extra)} is no text")
     question = f"{instruction}\n\n{extra}" if extra and extra.strip() else instruction
-    turns = (*_history(row.get("history")), Turn(USER, question), Turn(ASSISTANT, answer))
-    return _with_system(Conversation(turns), row, "system")
+    return (*_history(row.get("history")), Turn(USER, question))
 
 
 def _history(pairs: Any) -> tuple[Turn, ...]:
-    """Alpaca's optional earlier questions and answers: a list of pairs."""
-    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+    if pairs is None:
         return ()
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise RowError("history", f"{shown(pairs)} is no list of pairs")
     turns: list[Turn] = []
-    for pair in pairs:
-        if isinstance(pair, Sequence) and len(pair) == 2:
-            turns += [Turn(USER, str(pair[0])), Turn(ASSISTANT, str(pair[1]))]
+    for index, pair in enumerate(pairs):
+        field = f"history[{index}]"
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise RowError(field, f"{shown(pair)} is no question with its answer")
+        for position, text in enumerate(pair):
+            if not isinstance(text, str) or not text.strip():
+                raise RowError(f"{field}[{position}]", f"{shown(text)} is no text")
+        turns += [Turn(USER, pair[0]), Turn(ASSISTANT, pair[1])]
     return tuple(turns)
 
 
-def _from_openorca(row: Row) -> Conversation | None:
-    question, answer = row.get("question"), row.get("response")
-    if not isinstance(question, str) or not isinstance(answer, str):
-        return None
-    turns = (Turn(USER, question), Turn(ASSISTANT, answer))
-    return _with_system(Conversation(turns), row, "system_prompt")
+def _from_openorca(row: Row, reader: TurnReader) -> DataRow:
+    turns = (Turn(USER, text_in(row, "question")), Turn(ASSISTANT, text_in(row, "response")))
+    return DataRow(conversation_of(turns, row))
 
 
-def _from_ultrachat(row: Row) -> Conversation | None:
-    return alternating(row.get("data"))
+def _from_ultrachat(row: Row, reader: TurnReader) -> DataRow:
+    return DataRow(conversation_of(alternating(row.get("data"), "data"), row))
 
 
-def _from_prompt(row: Row) -> Conversation | None:
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return Conversation((Turn(USER, prompt), Turn(ASSISTANT, completion)))
-    before = read_turns(prompt, role_key="role", content_key="content")
-    after = read_turns(completion, role_key="role", content_key="content")
-    if before is None or after is None:
-        return None
-    return Conversation(before.turns + after.turns)
+def _from_prompt(row: Row, reader: TurnReader) -> DataRow:
+    prompt = text_or_turns(row, "prompt", USER, reader)
+    return DataRow(
+        conversation_of((*prompt, *text_or_turns(row, "completion", ASSISTANT, reader)), row)
+    )
 
 
-def _from_text(row: Row) -> Conversation | None:
-    text = row.get("text")
-    return Conversation((Turn(TEXT, text),)) if isinstance(text, str) else None
+def text_or_turns(row: Row, column: str, role: str, reader: TurnReader) -> tuple[Turn, ...]:
+    """A column that holds a text of `role`'s, one message, or a list of them."""
+    value = row.get(column)
+    if isinstance(value, str):
+        return (Turn(role, value),)
+    if isinstance(value, Mapping):
+        return (reader.turn(value, column),)
+    if not isinstance(value, Sequence) or not value:
+        raise UnreadableRowError(column, f"{shown(value)} must be a text or a list of messages")
+    return reader.turns(value, column)
+
+
+def _from_text(row: Row, reader: TurnReader) -> DataRow:
+    return DataRow(Conversation((Turn(TEXT, text_in(row, "text")),)))
 
 
 FORMATS: tuple[RowFormat, ...] = (
@@ -121,6 +166,7 @@ FORMATS: tuple[RowFormat, ...] = (
         "instruction, input, output (Alpaca, BELLE)",
         frozenset({"instruction", "output"}),
         _from_instruction,
+        frozenset({"input", "history"}),
     ),
     RowFormat(
         "openorca",
@@ -145,42 +191,79 @@ FORMATS: tuple[RowFormat, ...] = (
         "plain text, all of which carries loss",
         frozenset({"text"}),
         _from_text,
+        beside=frozenset(),
     ),
 )
 
 
-def choose_format(wanted: str, columns: Sequence[str], source: str) -> RowFormat:
+def choose_format(
+    wanted: str,
+    columns: Sequence[str],
+    source: str,
+    formats: Sequence[RowFormat] = FORMATS,
+    hint: str = "",
+) -> RowFormat:
     """The format named `wanted`, or with `auto` the first whose columns are all in `columns`.
 
     Raises `UnknownFormatError`, naming the columns of `source` and what each format needs.
     """
     there = frozenset(columns)
-    for row_format in FORMATS:
-        if wanted in ("auto", row_format.name) and row_format.columns <= there:
+    possible = [f for f in formats if wanted in ("auto", f.name)] or list(formats)
+    for row_format in possible:
+        if row_format.columns <= there:
             return row_format
-    known = "; ".join(
-        f"{f.name}: {', '.join(sorted(f.columns))}" for f in FORMATS if wanted in ("auto", f.name)
-    )
+    known = "; ".join(f"{f.name}: {', '.join(sorted(f.columns))}" for f in possible)
     raise UnknownFormatError(
         f"{source} has the columns {', '.join(sorted(there)) or '(none)'}, which fit no format. "
         f"Needed for {known}. Name yours in data.columns (e.g. {{instruction: question_text}}), "
-        "or set data.format"
+        f"or set data.format{hint}"
     )
 
 
-def rename_columns(row: Row, columns: Mapping[str, str], source: str) -> Row:
-    """`row` under the names of our formats; `columns` maps our name to the file's.
+def refuse_what_is_not_read(row: Row, used: frozenset[str], *, is_text: bool) -> None:
+    """Raise `RowError` for a column that says what no text or no such objective can honour."""
+    for column in _MEDIA:
+        if row.get(column) and column not in used:
+            raise RowError(
+                column,
+                f"{shown(row[column])}: the base reads text only. Remove such rows, or name the "
+                "column in data.ignore_columns",
+            )
+    for column in ("chosen", "rejected"):
+        if row.get(column) is not None and column not in used:
+            raise RowError(
+                column, "is a preference: set objective: dpo or orpo, or data.ignore_columns"
+            )
+    for column in VERDICTS:
+        if column not in used and not is_text and verdict(row.get(column)) is not None:
+            raise RowError(
+                column,
+                f"{shown(row[column])} judges the answer: set objective: kto, or "
+                "data.ignore_columns",
+            )
 
-    Raises `DataError` for a column that the row doesn't have.
-    """
+
+def verdict(value: Any) -> bool | None:
+    """Whether an answer was judged good: true, false, 1 or 0, also as the cell of a CSV."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
+def rename_columns(row: Row, columns: Mapping[str, str]) -> Row:
+    """`row` under the names of our formats; `columns` maps our name to the file's."""
     if not columns:
         return row
-    missing = sorted(theirs for theirs in columns.values() if theirs not in row)
+    taken = set(columns.values())
+    renamed = {name: value for name, value in row.items() if name not in taken}
+    return {**renamed, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
+
+
+def check_columns(there: Sequence[str], columns: Mapping[str, str], source: str) -> None:
+    """Raise `DataError` for a name in `data.columns` that no row has."""
+    missing = sorted(theirs for theirs in columns.values() if theirs not in there)
     if missing:
         raise DataError(
             f"data.columns names {', '.join(missing)}, but {source} has only the columns "
-            f"{', '.join(sorted(row))}"
+            f"{', '.join(sorted(there))}"
         )
-    taken = set(columns.values())
-    renamed = {name: value for name, value in row.items() if name not in taken}
-    return {**renamed, **{ours: row[theirs] for ours, theirs in columns.items()}}

@@ -28,6 +28,7 @@ class Rule(StrEnum):
     UNANSWERED = "last turn without an answer cut off"
     REPAIRED = "cut off where roles or turns go wrong"
     EMPTY_SYSTEM = "empty system turn removed"
+    UNTRAINED = "dropped: no answer of it is trained (weight 0, train false)"
     TRIMMED = "white space around a turn removed"
     CONTROL_REMOVED = "control characters removed"
     HTML_STRIPPED = "HTML leftovers stripped"
@@ -41,9 +42,13 @@ class Rule(StrEnum):
 
 
 class CleaningLog:
-    """How many rows each rule met, and the beginnings of the first few of them."""
+    """How many rows each rule met, and the beginnings of the first few of them.
+
+    `place` is where the row stands that is being looked at, "" where that isn't known.
+    """
 
     def __init__(self) -> None:
+        self.place = ""
         self.counts: Counter[Rule] = Counter()
         self.examples: dict[Rule, list[str]] = {}
 
@@ -53,4 +58,5 @@ class CleaningLog:
         kept = self.examples.setdefault(rule, [])
         if len(kept) < NUM_EXAMPLES:
             line = " ".join(text[: 2 * EXAMPLE_CHARS].split())
-            kept.append(line if len(line) <= EXAMPLE_CHARS else line[:EXAMPLE_CHARS] + "…")
+            line = line if len(line) <= EXAMPLE_CHARS else line[:EXAMPLE_CHARS] + "…"
+            kept.append(f"{self.place}: {line}" if self.place else line)

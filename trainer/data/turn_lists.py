@@ -1,10 +1,14 @@
 """Lists of messages, in the spellings that data sets have for roles, texts and tool calls."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainer.data.conversation import ASSISTANT, SYSTEM, TOOL, USER, Conversation, Turn
+from adapters.base.chat_messages import ShapeError, joined_texts, template_calls, template_tools
+from trainer.data.conversation import ASSISTANT, SYSTEM, TOOL, USER, Turn
+from trainer.data.source_row import shown
+from trainer.errors import RowError, UnreadableRowError
 
 ROLES = {
     "human": USER, "user": USER, "prompter": USER, "instruction": USER, "question": USER,
@@ -16,88 +20,226 @@ ROLES = {
 }  # fmt: skip
 """Who wrote a turn, by the names that people's data uses; letter case doesn't matter."""
 
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value")
+
 _CALL_ROLE = "function_call"
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_WEIGHTS = ("weight", "loss_weight", "train")
+_KNOWN = frozenset(
+    {"name", "tool_calls", "function_call", "tool_call_id", "refusal", *_REASONING, *_WEIGHTS}
+)
+_REFUSED = {
+    "train_detail": "loss on parts of a message isn't known here; use train: true or false",
+    "images": "the base reads text only", "audios": "the base reads text only",
+    "videos": "the base reads text only", "audio": "the base reads text only",
+}  # fmt: skip
 
 
-def read_turns(value: Any, *, role_key: str, content_key: str) -> Conversation | None:
-    """The turns of a list of mappings; None when it is no such list or a text is missing.
+@dataclass(slots=True)
+class TurnReader:
+    """Reads lists of messages; `role_keys` and `content_keys` are tried in their order.
 
-    A role that `ROLES` doesn't know stays as it is written: cleaning tells it.
+    Collects in `unused` the keys of messages that it has no use for.
     """
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return None
-    turns: list[Turn] = []
-    for item in value:
+
+    role_keys: tuple[str, ...] = ROLE_KEYS
+    content_keys: tuple[str, ...] = CONTENT_KEYS
+    unused: set[str] = field(default_factory=set)
+
+    def turns(self, value: Any, name: str) -> tuple[Turn, ...]:
+        """The turns of the list in the column `name`.
+
+        A role that `ROLES` doesn't know stays as it is written: cleaning tells it. Raises
+        `UnreadableRowError` when it is no such list or a text is missing, `RowError` for what
+        would change the meaning if it were left out.
+        """
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _decoded(value)  # a cell of a CSV
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise UnreadableRowError(name, f"{shown(value)} is no list of messages")
+        return tuple(self.turn(item, f"{name}[{index}]") for index, item in enumerate(value))
+
+    def turn(self, item: Any, name: str) -> Turn:
+        """One message. Raises as `turns` does."""
         if not isinstance(item, Mapping):
-            return None
-        turn = _turn(item, role_key, content_key)
-        if turn is None:
-            return None
-        turns.append(turn)
-    return Conversation(tuple(turns))
+            raise UnreadableRowError(name, f"{shown(item)} is no message")
+        role_key, written = _first(item, self.role_keys)
+        if not isinstance(written, str):
+            raise UnreadableRowError(f"{name}.{role_key}", f"{shown(written)} is no role")
+        role = ROLES.get(written.strip().lower(), written)
+        content_key, raw = _first(item, self.content_keys)
+        for key, why in _REFUSED.items():
+            if item.get(key):
+                raise RowError(f"{name}.{key}", why)
+        known = _KNOWN | {role_key, content_key}
+        self.unused |= {key for key, given in item.items() if given is not None} - known
+        if role != TOOL and item.get("tool_call_id"):
+            self.unused.add("tool_call_id")
+        calls = self._calls(item, name)
+        content, reasoning = self._content(raw, f"{name}.{content_key}", calls)
+        if content is None and isinstance(item.get("refusal"), str):
+            content = item["refusal"]
+        if content is None and not calls:
+            raise UnreadableRowError(f"{name}.{content_key}", f"{shown(raw)} is no text")
+        if written.strip().lower() == _CALL_ROLE:
+            calls += _calls(content or "", f"{name}.{content_key}")
+            content = ""
+            if not calls:
+                raise UnreadableRowError(f"{name}.{content_key}", "there is no call in it")
+        if calls and role != ASSISTANT:
+            raise RowError(f"{name}.tool_calls", f"only an assistant calls tools, not {written}")
+        return Turn(
+            role,
+            content or "",
+            json.dumps(calls, ensure_ascii=False) if calls else "",
+            name=_text(item, "name", name),
+            tool_call_id=_text(item, "tool_call_id", name) if role == TOOL else None,
+            reasoning=reasoning + _reasoning(item, name, role),
+            is_trained=_is_trained(item, name, role),
+        )
+
+    def _calls(self, item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+        """`tool_calls` and the older `function_call`."""
+        calls = _calls(item.get("tool_calls"), f"{name}.")
+        older = item.get("function_call")
+        return calls + (_calls([older], f"{name}.function_call: ") if older else [])
+
+    def _content(self, raw: Any, name: str, calls: list[dict[str, Any]]) -> tuple[str | None, str]:
+        """Text and reasoning of a content; parts that are calls are added to `calls`."""
+        if raw is None or isinstance(raw, str):
+            return raw, ""
+        if not isinstance(raw, Sequence):
+            return None, ""
+        texts: list[str] = []
+        reasoning = ""
+        for index, part in enumerate(raw):
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            if not isinstance(part, Mapping):
+                raise UnreadableRowError(f"{name}[{index}]", f"{shown(part)} is no part of a text")
+            kind = part.get("type", "text")
+            key, value = _first(part, ("refusal",) if kind == "refusal" else ("text", "value"))
+            if kind in ("tool_call", "tool_calls", "function_call"):
+                calls += _calls(value, f"{name}[{index}].")
+            elif kind in ("reasoning", "thinking") and isinstance(value, str):
+                reasoning += value
+            elif kind not in ("text", "input_text", "output_text", "refusal"):
+                raise RowError(f"{name}[{index}]", f"is of type {kind!r}; the base reads text only")
+            elif not isinstance(value, str):
+                raise UnreadableRowError(f"{name}[{index}].{key}", f"{shown(value)} is no text")
+            else:
+                texts.append(value)
+        return joined_texts(texts) if texts or not calls else None, reasoning
 
 
-def alternating(texts: Any) -> Conversation | None:
+def without_foreign_nulls(turns: Sequence[Turn], tools: str) -> tuple[Turn, ...]:
+    """Calls without null arguments that their tool doesn't know: other rows' fields, from a file
+    that was a table once."""
+    declared = {
+        tool["function"]["name"]: (tool["function"]["parameters"].get("properties") or {}).keys()
+        for tool in (json.loads(tools) if tools else ())
+    }
+    return tuple(
+        replace(turn, tool_calls=_declared(turn.tool_calls, declared)) if turn.tool_calls else turn
+        for turn in turns
+    )
+
+
+def _declared(calls: str, declared: Mapping[str, Collection[str]]) -> str:
+    parsed = json.loads(calls)
+    for call in parsed:
+        function = call["function"]
+        known = declared.get(function["name"])
+        if known is not None:
+            function["arguments"] = {
+                name: value
+                for name, value in function["arguments"].items()
+                if value is not None or name in known
+            }
+    return json.dumps(parsed, ensure_ascii=False)
+
+
+def alternating(texts: Any, name: str) -> tuple[Turn, ...]:
     """A list of texts: user and assistant in turn."""
     if not isinstance(texts, Sequence) or isinstance(texts, str):
-        return None
-    if not all(isinstance(text, str) for text in texts):
-        return None
+        raise UnreadableRowError(name, f"{shown(texts)} is no list of texts")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UnreadableRowError(f"{name}[{index}]", f"{shown(text)} is no text")
     roles = (USER, ASSISTANT)
-    return Conversation(tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts)))
+    return tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts))
 
 
-def canonical_json(value: Any) -> str:
-    """Compact JSON of `value`, or of the JSON text that it is; "" for nothing."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return ""
-    return json.dumps(value, ensure_ascii=False) if value else ""
+def tools_json(value: Any, name: str) -> str:
+    """Canonical JSON of the tools in the column `name`; "" for none. Raises `RowError`."""
+    try:
+        tools = template_tools(value)
+    except ShapeError as error:
+        raise RowError(error.field.replace("tools", name, 1), error.text) from error
+    return json.dumps(tools, ensure_ascii=False) if tools else ""
 
 
-def text_of(content: Any) -> str | None:
-    """Text, or the joined text parts of OpenAI's list form; None for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        return None
-    parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if texts and len(texts) == len(content) else None
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
-def _turn(item: Mapping[str, Any], role_key: str, content_key: str) -> Turn | None:
-    role, content = item.get(role_key), text_of(item.get(content_key))
-    calls = canonical_json(_without_nulls(item.get("tool_calls")))
-    if content is None and calls:
-        content = ""
-    if not isinstance(role, str) or content is None:
-        return None
-    written = role.strip().lower()
-    if written == _CALL_ROLE:
-        call = _one_call(content)
-        return None if call is None else Turn(ASSISTANT, "", call)
-    return Turn(ROLES.get(written, role), content, calls)
+def _calls(value: Any, name: str) -> list[dict[str, Any]]:
+    try:
+        return template_calls(value)
+    except ShapeError as error:
+        if name.endswith((".", ": ")):
+            raise RowError(f"{name}{error.field}", error.text) from error
+        raise RowError(name, f"{error.field}: {error.text}") from error
 
 
-def _one_call(content: str) -> str | None:
-    """ShareGPT's `function_call` turn: a JSON object, or a list of them, as the text of a turn."""
-    calls = canonical_json(content)
-    if not calls:
-        return None
-    value = json.loads(calls)
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(call, dict) and "name" in call for call in listed):
-        return None
-    return canonical_json([{"type": "function", "function": call} for call in listed])
+def _first(item: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, Any]:
+    """The first of `keys` that `item` has, with its value."""
+    for key in keys:
+        if item.get(key) is not None:
+            return key, item[key]
+    return next((key for key in keys if key in item), keys[0]), None
 
 
-def _without_nulls(value: Any) -> Any:
-    """Arrow gives every struct all fields of all rows; those that a row lacks are None."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_nulls(item) for item in value]
+def _text(item: Mapping[str, Any], key: str, name: str) -> str | None:
+    value = item.get(key)
+    if value is not None and not isinstance(value, str):
+        raise RowError(f"{name}.{key}", f"{shown(value)} is no text")
     return value
+
+
+def _reasoning(item: Mapping[str, Any], name: str, role: str) -> str:
+    for key in _REASONING:
+        value = item.get(key)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, str) or role != ASSISTANT:
+            what = f"{shown(value)} is no text" if role == ASSISTANT else f"{role} doesn't reason"
+            raise RowError(f"{name}.{key}", what)
+        return value
+    return ""
+
+
+def _is_trained(item: Mapping[str, Any], name: str, role: str) -> bool:
+    """By `weight`, `loss_weight` or `train`; they say the same where there are several."""
+    verdicts: dict[str, bool] = {}
+    for key in _WEIGHTS:
+        value = item.get(key)
+        if value is None:
+            continue
+        if isinstance(value, str) or value not in (0, 1):
+            what = "true or false" if key == "train" else "0 or 1"
+            raise RowError(
+                f"{name}.{key}", f"{shown(value)} is neither {what.replace(' or', ' nor')}"
+            )
+        verdicts[key] = bool(value)
+    if len(set(verdicts.values())) > 1:
+        raise RowError(f"{name}.{' and '.join(verdicts)}", "contradict each other")
+    if role != ASSISTANT and any(verdicts.values()):
+        key = next(iter(verdicts))
+        raise RowError(f"{name}.{key}", f"loss is on assistants' messages only, not on {role}'s")
+    return all(verdicts.values())

@@ -29,7 +29,7 @@ def predict_run_memory(ready: Preflight) -> MemoryPrediction:
     nothing of it: the device's allocator holds tensors alone.
     """
     config, base = ready.config, ready.base
-    device = resolve_device(config)
+    device = resolve_device(config.training.device)
     shape = shape_of(config.base, AutoConfig.from_pretrained(str(base.resolved.path)))
     element_bytes = torch.empty((), dtype=base.model.dtype).element_size()
     held = weight_bytes(shape, base.quantization, element_bytes)

@@ -8,6 +8,7 @@ import pytest
 from trainer.config import CleaningSection
 from trainer.data.cleaning import HeldOutPrompts, RowCleaner, sound_length
 from trainer.data.conversation import Conversation, Turn, parse_key
+from trainer.data.judged import DataRow
 from trainer.data.rules import CleaningLog, Rule
 
 
@@ -17,12 +18,12 @@ def talk(*pairs: str) -> Conversation:
 
 
 def clean(
-    rows: Sequence[Conversation | None], system: str | None = None, **rules: Any
+    rows: Sequence[Conversation], system: str | None = None, **rules: Any
 ) -> tuple[list[Conversation], CleaningLog]:
     log = CleaningLog()
     cleaner = RowCleaner(CleaningSection(**rules), system, log)
-    cleaned = [cleaner.clean(row) for row in rows]
-    return [row for row in cleaned if row is not None], log
+    cleaned = [cleaner.clean(DataRow(row)) for row in rows]
+    return [row.conversation for row in cleaned if row is not None], log
 
 
 def test_each_rule_is_counted() -> None:
@@ -30,7 +31,6 @@ def test_each_rule_is_counted() -> None:
         [
             talk("user:a", "assistant:b"),
             talk("system:s", "user:a", "assistant:b", "user:c", "assistant:d"),
-            None,
             Conversation(()),
             talk("user:a", "assistant:  "),
             talk("assistant:b", "user:a", "assistant:b"),
@@ -42,12 +42,13 @@ def test_each_rule_is_counted() -> None:
             talk("user:x", "assistant:y", "user:z"),
             talk("Alien:x", "assistant:y"),
             talk("system: ", "user:q", "assistant:r"),
-        ]
+        ],
+        white_space="strip",
     )
     assert [len(c.turns) for c in kept] == [2, 5, 2, 2]
     assert kept[2] == talk("user:x", "assistant:y")
     assert log.counts == {
-        Rule.UNREADABLE: 2,
+        Rule.UNREADABLE: 1,
         Rule.EMPTY_TURN: 1,
         Rule.WRONG_ORDER: 5,
         Rule.TRIMMED: 3,

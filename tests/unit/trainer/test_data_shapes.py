@@ -1,15 +1,14 @@
-"""Rows as their authors write them, from `examples/data_shapes/`, read by `datasets`."""
+"""Rows as their authors write them, from `examples/data_shapes/`."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer.config import CleaningSection
-from trainer.data.cleaning import RowCleaner
+from trainer.config import CleaningSection, DataSection
+from trainer.data.clean_rows import CleanRows
 from trainer.data.conversation import Conversation
-from trainer.data.formats import choose_format, rename_columns
-from trainer.data.reading import read_rows
+from trainer.data.row_task import SupervisedRows
 from trainer.data.rules import CleaningLog, Rule
 from trainer.errors import DataError
 
@@ -21,12 +20,10 @@ def read(
 ) -> tuple[str, list[Conversation], CleaningLog]:
     """The format's name, the rows that passed, and what was done."""
     path = SHAPES / f"{name}.jsonl"
-    rows = [rename_columns(row, columns or {}, name) for row in read_rows(path, str(path))]
-    row_format = choose_format("auto", tuple(rows[0]), name)
     log = CleaningLog()
-    cleaner = RowCleaner(CleaningSection(**rules), None, log)
-    cleaned = [cleaner.clean(row_format.convert(row)) for row in rows]
-    return row_format.name, [row for row in cleaned if row is not None], log
+    section = DataSection(train=str(path), columns=columns or {}, cleaning=CleaningSection(**rules))
+    rows = CleanRows(path, name, section, log, task=SupervisedRows())
+    return rows.row_format.name, [row.conversation for _, row in rows], log
 
 
 def roles(conversation: Conversation) -> str:

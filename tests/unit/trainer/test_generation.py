@@ -1,12 +1,13 @@
 """Answers of a running server: several asked for at once, each at its own place."""
 
+import json
 import threading
 from typing import Any
 
 import pytest
 
 from tests.unit.trainer.endpoint import chat_endpoint
-from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn
+from trainer.data.conversation import ASSISTANT, TOOL, USER, Conversation, Turn
 from trainer.data.examples import Example
 from trainer.errors import EvaluationError
 from trainer.generation import SERVER_REQUESTS, answers_from_server
@@ -32,6 +33,22 @@ def test_a_server_is_asked_for_several_at_once_and_answers_keep_their_places() -
     with chat_endpoint(reply) as endpoint:
         answers = answers_from_server(endpoint.url, "sql", None, asked, 8)
     assert answers == [f"to question {i}" for i in range(len(asked))]
+
+
+def test_tools_and_calls_are_sent_as_the_api_has_them() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "ä"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    turns = (
+        Turn(USER, "q"), Turn(ASSISTANT, "", json.dumps([call])),
+        Turn(TOOL, "1", name="f", tool_call_id="c"), Turn(ASSISTANT, "so"),
+    )  # fmt: skip
+    example = Example(Conversation(turns, json.dumps(tools)), LabelledRow((1,), (True,)))
+    with chat_endpoint(lambda body: "x") as endpoint:
+        answers_from_server(endpoint.url, "sql", None, [example], 8)
+    (body,) = endpoint.bodies
+    assert body["tools"] == tools
+    assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": "ä"}'
+    assert body["messages"][2]["tool_call_id"] == "c"
 
 
 def test_the_first_refusal_ends_it() -> None:

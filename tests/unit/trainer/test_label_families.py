@@ -138,15 +138,21 @@ def test_tool_calls_are_learnt_and_tool_results_are_not(name: str) -> None:
     assert "# Tools" in marked_text(labeller.label(conversation)[-1].row, labeller)
 
 
-def test_tool_calls_need_a_template_that_has_them() -> None:
+def test_tools_that_a_template_does_not_know_are_plain_text_as_served() -> None:
+    calls = [{"id": "", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
     turns = (
-        Turn("user", "a"),
-        Turn("assistant", "", "[]x"),
-        Turn("tool", "2"),
-        Turn("assistant", "b"),
-    )
-    with pytest.raises(TemplateError, match="no place for them"):
-        BY_NAME["phi3"].labeller().label(Conversation(turns))
+        Turn("user", "a"), Turn("assistant", "", json.dumps(calls)),
+        Turn("tool", "2"), Turn("tool", "3"), Turn("assistant", "b"),
+    )  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    labeller = BY_NAME["phi3"].labeller()
+    (labelled,) = labeller.label(Conversation(turns, json.dumps(tools)))
+    assert labelled.conversation.turns == turns
+    text = marked_text(labelled.row, labeller)
+    assert '⟦<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|end|>⟧' in text
+    assert "<tool_response>\n2\n</tool_response>\n<tool_response>\n3\n</tool_response>" in text
+    assert text.startswith("<|system|>\nYou may call one or more functions")
+    assert text.endswith("⟦b<|end|>⟧")
 
 
 def test_prompt_that_no_answer_begins_with_is_refused() -> None:

@@ -22,7 +22,6 @@ from transformers import (
 
 from trainer.batching import plan_batches
 from trainer.collator import IGNORED, collate_rows, pack_rows
-from trainer.config import TrainerConfig
 from trainer.errors import MethodError
 from trainer.labels import LabelledRow
 from trainer.loss import loss_sum
@@ -46,7 +45,6 @@ ARCHITECTURES = {
         bos_token_id=1, eos_token_id=2,
     ),
 }  # fmt: skip
-DOCUMENT = {"name": "a", "base": "b", "data": {"train": "x.jsonl", "packing": True}}
 
 
 def model(config: Any, attention: str = "sdpa") -> Any:
@@ -79,7 +77,7 @@ def test_packed_loss_and_gradient_equal_unpacked(
     tiny = model(ARCHITECTURES[name], attention)
     if is_by_row:
         assert attend_row_by_row(tiny) == (attention == "sdpa")
-    check_packing(tiny, TrainerConfig.model_validate({**DOCUMENT, "method": "lora"}))
+    check_packing(tiny, "lora")
     data = rows(17, 5, 30, 9)
     results = []
     for batch in (pack_rows(data), collate_rows(data, 0)):
@@ -137,7 +135,7 @@ def test_model_that_carries_state_from_row_to_row_is_refused() -> None:
     )  # fmt: skip
     tiny = MambaAsCausalModel(model(config, "eager"))
     with pytest.raises(MethodError, match="rows in one sequence see each other on a mamba"):
-        check_packing(tiny, TrainerConfig.model_validate(DOCUMENT))
+        check_packing(tiny, "qlora")
 
 
 class MambaAsCausalModel:
@@ -155,9 +153,8 @@ class MambaAsCausalModel:
 
 def test_prompt_methods_are_refused() -> None:
     tiny = model(ARCHITECTURES["llama"])
-    prompt = TrainerConfig.model_construct(method="prompt_tuning", objective="sft")
     with pytest.raises(MethodError, match="virtual tokens"):
-        check_packing(tiny, prompt)
+        check_packing(tiny, "prompt_tuning")
 
 
 def test_packed_tensors() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from trainer.config import TrainerConfig
-from trainer.config_loading import LoadedConfig
-from trainer.data.preference import PreferenceExample, prepare_preferences
-from trainer.data.preparation import PreparedData
+from trainer.data.preference import PreferenceExample
+from trainer.data.preparation import DataSource, PreparedData, prepare_data
 from trainer.data.rules import Rule
 from trainer.errors import DataError
 from trainer.labels import ConversationLabeller
+from trainer.task import row_task
 
 
 def pair(prompt: str, chosen: str = "yes", rejected: str = "no") -> dict[str, Any]:
@@ -33,7 +33,8 @@ def prepare(
     document = {"name": "p", "base": "b", "objective": objective, "data": {"train": "p.jsonl"}}
     document["data"] = {"train": "p.jsonl", "eval": 0.2, **data}
     config = TrainerConfig.model_validate(document)
-    return prepare_preferences(LoadedConfig(config, folder), labeller)
+    source = DataSource(config.data, folder, config.seed)
+    return prepare_data(source, labeller, row_task(config.objective))
 
 
 def texts(data: PreparedData) -> list[str]:

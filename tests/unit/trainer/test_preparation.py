@@ -12,7 +12,6 @@ from rich.console import Console
 
 from tests.unit.trainer.tiny import FORGETFUL, byte_tokenizer
 from trainer.config import TrainerConfig
-from trainer.config_loading import LoadedConfig
 from trainer.data.conversation import Conversation, Turn
 from trainer.data.examples import (
     ROWS_A_BATCH,
@@ -21,7 +20,7 @@ from trainer.data.examples import (
     MappedExamples,
     row_lengths,
 )
-from trainer.data.preparation import PreparedData, prepare_data
+from trainer.data.preparation import DataSource, PreparedData, prepare_data
 from trainer.data.report import data_report, report_json, summarize_lengths
 from trainer.data.rows_folder import RowsFolder
 from trainer.data.rules import Rule
@@ -39,7 +38,8 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
 def prepare(folder: Path, labeller: ConversationLabeller, **data: Any) -> PreparedData:
     document = {"name": "a", "base": "b", "data": {"train": "train.jsonl", **data}}
-    return prepare_data(LoadedConfig(TrainerConfig.model_validate(document), folder), labeller)
+    config = TrainerConfig.model_validate(document)
+    return prepare_data(DataSource(config.data, folder, config.seed), labeller)
 
 
 def questions(examples: Sequence[Any]) -> list[str]:
@@ -153,7 +153,9 @@ def test_report_shows_counts_lengths_and_marked_loss(
     assert 0.1 < summary.loss_share < 0.5
     document = report_json(data, labeller)
     assert json.loads(json.dumps(document)) == document
-    assert document["rules"]["dropped: exact duplicate"]["examples"] == ["user: q0"]
+    assert document["rules"]["dropped: exact duplicate"]["examples"] == [
+        "train.jsonl line 21: user: q0"
+    ]
     assert document["lengths"]["train"]["num_rows"] == len(data.train)
     assert all("⟦answer" in text for text in document["rendered"].values())
 

@@ -100,14 +100,16 @@ def test_another_format_than_the_default_is_noted_where_no_server_was_asked(
 
 def test_what_happens_to_the_name(tmp_path: Path) -> None:
     settings = config("x")
-    assert name_note(settings, None, ServingLimits()) == "a is free"
+    assert name_note(settings.name, None, ServingLimits()) == "a is free"
     taken = ServingLimits(server="http://x", name_is_taken=True)
     hidden = ServingLimits(server="http://x")
-    assert "may not see" in name_note(settings, None, hidden)
-    assert "served by http://x already, from another store" in name_note(settings, None, taken)
+    assert "may not see" in name_note(settings.name, None, hidden)
+    assert "served by http://x already, from another store" in name_note(settings.name, None, taken)
     store = AdapterStore(tmp_path / "store")
     store.publish("a", write_folder(tmp_path / "adapter"), manifest("a"))
-    assert name_note(settings, store, ServingLimits()) == "a is there: version 2 comes after a@1"
+    assert (
+        name_note(settings.name, store, ServingLimits()) == "a is there: version 2 comes after a@1"
+    )
 
 
 def test_a_running_server_tells_its_limits() -> None:
