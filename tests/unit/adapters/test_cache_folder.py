@@ -27,7 +27,7 @@ def test_compiled_kernels_are_in_it_too(tmp_path: Path, monkeypatch: pytest.Monk
         raise build.NativeBuildError("not here")
 
     monkeypatch.setenv("SWITCHYARD_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "_built_library", built)
+    monkeypatch.setattr(build, "built_library", built)
     monkeypatch.setattr(build, "supported_instruction_sets", lambda: (build.InstructionSet.AVX2,))
     assert build.load_native() is None
     assert asked == [tmp_path / "native"]
