@@ -1,0 +1,109 @@
+"""Reads large JSON bodies in a process of its own.
+
+pydantic and the JSON parser hold Python's lock while they work, so no thread helps: a body of a
+million numbers stopped every stream for a second. Run as a module it is that process.
+"""
+
+import pickle
+import subprocess
+import sys
+import threading
+from typing import IO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from adapters.base.host_memory import return_freed_memory
+from server.api.body_problems import explain
+from server.core.errors import OverloadedError, RequestError
+
+Body = TypeVar("Body", bound=BaseModel)
+
+_LENGTH_BYTES = 8
+
+
+class BodyProcess:
+    """One child, begun with the first large body, which reads one body at a time.
+
+    Safe to use from several threads. It ends with this process: its input ends then.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def parse(self, schema: type[Body], content: bytes) -> Body:
+        """The body. Blocks: call it on a thread.
+
+        Raises `RequestError` as `explain` has it, and `OverloadedError` when the child ended.
+        """
+        with self._one_at_a_time:
+            if self._child is None or self._child.poll() is not None:
+                self.close()
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "server.api.body_process"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            assert self._child.stdin is not None
+            assert self._child.stdout is not None
+            try:
+                _write(self._child.stdin, (schema, content))
+                answer = _read(self._child.stdout)
+            except (OSError, EOFError) as error:
+                self.close()
+                raise OverloadedError(
+                    "the process that reads large bodies ended; send the request again"
+                ) from error
+        if isinstance(answer, schema):
+            return answer
+        message, param = answer
+        raise RequestError(message, param)
+
+    def close(self) -> None:
+        """End the child, if there is one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                assert pipe is not None
+                pipe.close()
+
+
+def parsed(schema: type[Body], content: bytes) -> Body | tuple[str, str | None]:
+    """The body, or what is wrong with it: a message and the field's name."""
+    try:
+        return schema.model_validate_json(content)
+    except ValidationError as error:
+        refusal = explain(error, schema)
+        return str(refusal), refusal.param
+
+
+def _write(pipe: IO[bytes], value: object) -> None:
+    packed = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    pipe.write(len(packed).to_bytes(_LENGTH_BYTES, "little") + packed)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> object:
+    """What the other side wrote. Raises `EOFError` when it ended."""
+    length = pipe.read(_LENGTH_BYTES)
+    if len(length) < _LENGTH_BYTES:
+        raise EOFError
+    return pickle.loads(pipe.read(int.from_bytes(length, "little")))
+
+
+def main() -> None:
+    """The child: bodies in, parsed bodies out, until its input ends."""
+    while True:
+        try:
+            schema, content = _read(sys.stdin.buffer)  # type: ignore[misc]
+        except EOFError:
+            return
+        _write(sys.stdout.buffer, parsed(schema, content))
+        del content
+        return_freed_memory()
+
+
+if __name__ == "__main__":
+    main()
