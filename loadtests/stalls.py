@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.harness.command import Report, make_server_parser, run_command
+from loadtests.harness.command import MeasurementError, Report, make_server_parser, run_command
 from loadtests.harness.report import format_table, percentile
 from loadtests.harness.server_process import running_server
 from server.api.generation_body import MAX_BAD_WORDS, MAX_LOGPROBS, MAX_STOP_CHARS
@@ -292,7 +292,10 @@ def measure(arguments: argparse.Namespace) -> Report:
             async with running_server(arguments.base, store, log, arguments.server_arg) as url:
                 return await _measure_url(url, tries)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except httpx.HTTPError as error:
+        raise MeasurementError(f"the server doesn't answer: {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
-from server.api.body_process import parsed
+from server.api.body_process import checked, parsed
 from server.api.disconnect import await_while_connected
 from server.api.errors import BodyTooLargeError, ClientGoneError
 from server.api.side_work import SideWork
@@ -38,11 +38,7 @@ async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Bod
         parsing = asyncio.create_task(side.parse(schema, content))
         await await_while_connected(parsing, request.receive)
         return parsing.result()
-    body = parsed(schema, content)
-    if isinstance(body, schema):
-        return body
-    message, param = body  # type: ignore[misc]
-    raise RequestError(message, param)
+    return checked(schema, parsed(schema, content))
 
 
 def _check_content_type(request: Request) -> None:

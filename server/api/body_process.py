@@ -1,13 +1,14 @@
 """Reads large JSON bodies in a process of its own.
 
 pydantic and the JSON parser hold Python's lock while they work, so no thread helps: a body of a
-million numbers stopped every stream for a second. Run as a module it is that process.
+million numbers stopped every stream for a second.
 """
 
 import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -40,24 +41,21 @@ class BodyProcess:
             if self._child is None or self._child.poll() is not None:
                 self.close()
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "server.api.body_process"],
+                    [sys.executable, "-m", "server.api.body_child"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
             assert self._child.stdin is not None
             assert self._child.stdout is not None
             try:
-                _write(self._child.stdin, (schema, content))
+                _write(self._child.stdin, _Order(schema, content))
                 answer = _read(self._child.stdout)
             except (OSError, EOFError) as error:
                 self.close()
                 raise OverloadedError(
                     "the process that reads large bodies ended; send the request again"
                 ) from error
-        if isinstance(answer, schema):
-            return answer
-        message, param = answer
-        raise RequestError(message, param)
+        return checked(schema, answer)
 
     def close(self) -> None:
         """End the child, if there is one."""
@@ -70,13 +68,35 @@ class BodyProcess:
                 pipe.close()
 
 
-def parsed(schema: type[Body], content: bytes) -> Body | tuple[str, str | None]:
-    """The body, or what is wrong with it: a message and the field's name."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is wrong with a body, and with which of its fields."""
+
+    message: str
+    param: str | None
+
+
+def parsed(schema: type[Body], content: bytes) -> Body | Refusal:
+    """The body, or what is wrong with it."""
     try:
         return schema.model_validate_json(content)
     except ValidationError as error:
         refusal = explain(error, schema)
-        return str(refusal), refusal.param
+        return Refusal(str(refusal), refusal.param)
+
+
+def checked(schema: type[Body], answer: object) -> Body:
+    """The body that `parsed` found. Raises `RequestError` for a refusal."""
+    if isinstance(answer, Refusal):
+        raise RequestError(answer.message, answer.param)
+    assert isinstance(answer, schema)
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    schema: type[BaseModel]
+    content: bytes
 
 
 def _write(pipe: IO[bytes], value: object) -> None:
@@ -93,17 +113,14 @@ def _read(pipe: IO[bytes]) -> object:
     return pickle.loads(pipe.read(int.from_bytes(length, "little")))
 
 
-def main() -> None:
+def serve_parent() -> None:
     """The child: bodies in, parsed bodies out, until its input ends."""
     while True:
         try:
-            schema, content = _read(sys.stdin.buffer)  # type: ignore[misc]
+            order = _read(sys.stdin.buffer)
         except EOFError:
             return
-        _write(sys.stdout.buffer, parsed(schema, content))
-        del content
+        assert isinstance(order, _Order)
+        _write(sys.stdout.buffer, parsed(order.schema, order.content))
+        del order
         return_freed_memory()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,11 +12,11 @@ from server.api import unsupported
 from server.api.body import read_body
 from server.api.conversation import Conversations
 from server.api.generation_body import TokenId
-from server.api.messages import Message
+from server.api.messages import MAX_MESSAGES, Message
 from server.api.prompts import PromptTokens, TokenIds
 from server.api.request_body import NULL, RequestBody, refuse
 from server.api.resolution import resolve_model
-from server.api.schemas import MAX_MESSAGES, ConversationBody
+from server.api.schemas import ConversationBody
 from server.api.settings import ApiSettings
 from server.api.tools import tool_use
 from server.core.model_info import ModelInfo
