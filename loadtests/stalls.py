@@ -64,7 +64,7 @@ class Cell:
 class Outcome:
     """Milliseconds; `status` is the big request's own, 0 for one that was still running."""
 
-    name: str
+    cell: Cell
     status: int
     idle_gap_ms: float
     worst_gap_ms: float
@@ -72,6 +72,9 @@ class Outcome:
 
     @property
     def is_within(self) -> bool:
+        """Whether nobody was stalled, and a legal request wasn't refused."""
+        if self.cell.is_legal and self.status >= 400:
+            return False
         bound = min(MAX_GAP_MS, MAX_GAP_RATIO * self.idle_gap_ms)
         return self.worst_gap_ms < bound and self.worst_health_ms < MAX_HEALTH_MS
 
@@ -214,7 +217,7 @@ async def _try(url: str, facts: Facts, cell: Cell) -> Outcome:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return Outcome(cell.name, status, idle, max(gaps), max(health))
+    return Outcome(cell, status, idle, max(gaps), max(health))
 
 
 async def measure_cell(url: str, facts: Facts, cell: Cell, tries: int = _TRIES) -> Outcome:
@@ -260,7 +263,7 @@ async def _measure_url(url: str, tries: int) -> Report:
         print(".", end="", flush=True)
     print()
     rows = [
-        (o.name, str(o.status), f"{o.idle_gap_ms:.0f}", f"{o.worst_gap_ms:.0f}",
+        (o.cell.name, str(o.status), f"{o.idle_gap_ms:.0f}", f"{o.worst_gap_ms:.0f}",
          f"{o.worst_health_ms:.0f}", f"{s:.2f}",
          "yes" if o.is_within and s < MAX_LATE_SECONDS else "NO")
         for o, s in zip(outcomes, late, strict=True)

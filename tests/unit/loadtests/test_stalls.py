@@ -3,11 +3,12 @@
 import pytest
 
 from loadtests import stalls
-from loadtests.stalls import Facts, Outcome, cells, routes_without_cell
+from loadtests.stalls import Cell, Facts, Outcome, cells, routes_without_cell
 from server.api.callers import Right
 from server.api.messages import MAX_MESSAGES
 from server.api.rights import RIGHTS
 
+CELL = Cell("x", "/tokenize", {})
 FACTS = Facts("m", window=8192, vocabulary=49152)
 
 
@@ -30,8 +31,13 @@ def test_the_bodies_follow_the_limits() -> None:
     ("gap", "health", "expected"), [(90, 50, True), (260, 50, False), (90, 101, False)]
 )
 def test_verdicts(gap: float, health: float, expected: bool) -> None:
-    assert Outcome("x", 200, 17.0, gap, health).is_within is expected
+    assert Outcome(CELL, 200, 17.0, gap, health).is_within is expected
 
 
 def test_the_ratio_to_the_idle_gap_counts_too() -> None:
-    assert not Outcome("x", 200, 5.0, 60.0, 10.0).is_within
+    assert not Outcome(CELL, 200, 5.0, 60.0, 10.0).is_within
+
+
+def test_a_legal_request_that_is_refused_is_a_breach() -> None:
+    assert not Outcome(CELL, 429, 17.0, 20.0, 10.0).is_within
+    assert Outcome(Cell("x", "/tokenize", {}, is_legal=False), 400, 17.0, 20.0, 10.0).is_within
