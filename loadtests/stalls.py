@@ -34,10 +34,14 @@ from server.api.settings import ApiSettings
 MAX_HEALTH_MS = 100.0
 MAX_GAP_MS = 250.0
 MAX_GAP_RATIO = 10.0
+LEAST_IDLE_MS = 17.0
+"""Where a stream's own gap is shorter, the ratio is to this: ten times the 3 ms of a fast machine
+are less than one step with a chunk of a long prompt takes."""
+
 MAX_LATE_SECONDS = 1.0
 _TRIES = 3
 _DEADLINE_SECONDS = 0.5
-_CELL_SECONDS = 12.0
+_CELL_SECONDS = 8.0
 _WARM_UP_TOKENS = 20
 
 
@@ -75,7 +79,7 @@ class Outcome:
         """Whether nobody was stalled, and a legal request wasn't refused."""
         if self.cell.is_legal and self.status >= 400:
             return False
-        bound = min(MAX_GAP_MS, MAX_GAP_RATIO * self.idle_gap_ms)
+        bound = min(MAX_GAP_MS, MAX_GAP_RATIO * max(LEAST_IDLE_MS, self.idle_gap_ms))
         return self.worst_gap_ms < bound and self.worst_health_ms < MAX_HEALTH_MS
 
 

@@ -4,10 +4,12 @@ pydantic and the JSON parser hold Python's lock while they work, so no thread he
 million numbers stopped every stream for a second.
 """
 
+import contextlib
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
@@ -30,7 +32,8 @@ class BodyProcess:
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._children: list[subprocess.Popen[bytes]] = []  # one at most
+        weakref.finalize(self, _end, self._children)
 
     def parse(self, schema: type[Body], content: bytes) -> Body:
         """The body. Blocks: call it on a thread.
@@ -38,18 +41,12 @@ class BodyProcess:
         Raises `RequestError` as `explain` has it, and `OverloadedError` when the child ended.
         """
         with self._one_at_a_time:
-            if self._child is None or self._child.poll() is not None:
-                self.close()
-                self._child = subprocess.Popen(
-                    [sys.executable, "-m", "server.api.body_child"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            assert self._child.stdin is not None
-            assert self._child.stdout is not None
+            child = self._living_child()
+            assert child.stdin is not None
+            assert child.stdout is not None
             try:
-                _write(self._child.stdin, _Order(schema, content))
-                answer = _read(self._child.stdout)
+                _write(child.stdin, _Order(schema, content))
+                answer = _read(child.stdout)
             except (OSError, EOFError) as error:
                 self.close()
                 raise OverloadedError(
@@ -59,13 +56,32 @@ class BodyProcess:
 
     def close(self) -> None:
         """End the child, if there is one."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                assert pipe is not None
+        _end(self._children)
+
+    def _living_child(self) -> subprocess.Popen[bytes]:
+        if self._children and self._children[0].poll() is not None:
+            self.close()
+        if not self._children:
+            self._children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "server.api.body_child"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,  # a Ctrl-C is the server's alone
+                )
+            )
+        return self._children[0]
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    while children:
+        child = children.pop()
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
                 pipe.close()
+        child.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,8 @@ def test_a_body_process_parses_refuses_and_begins_again() -> None:
         assert bodies.parse(DetokenizeBody, b'{"tokens": [1, 2]}').tokens == [1, 2]
         with pytest.raises(RequestError, match="tokens"):
             bodies.parse(DetokenizeBody, b'{"tokens": ["a"]}')
-        assert bodies._child is not None
-        bodies._child.kill()
-        bodies._child.wait()
+        bodies._children[0].kill()
+        bodies._children[0].wait()
         assert bodies.parse(DetokenizeBody, b'{"tokens": [3]}').tokens == [3]
     finally:
         bodies.close()

@@ -35,7 +35,8 @@ def test_verdicts(gap: float, health: float, expected: bool) -> None:
 
 
 def test_the_ratio_to_the_idle_gap_counts_too() -> None:
-    assert not Outcome(CELL, 200, 5.0, 60.0, 10.0).is_within
+    assert not Outcome(CELL, 200, 17.0, 171.0, 10.0).is_within
+    assert Outcome(CELL, 200, 5.0, 160.0, 10.0).is_within
 
 
 def test_a_legal_request_that_is_refused_is_a_breach() -> None:
