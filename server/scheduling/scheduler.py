@@ -23,13 +23,6 @@ from server.scheduling.step_limits import StepLimits
 _MAX_PASSED_OVER = 32
 """How often others may overtake a sequence that waits for blocks or pages."""
 
-_MAX_SCORED_BESIDE_OTHERS = 16
-"""Prompt tokens whose log probabilities a step finds beside other rows: each takes a softmax over
-the vocabulary, up to 1 ms, while the others wait."""
-
-_SCORED_COST = 2
-"""What such a token counts in fair shares, against 1 for another."""
-
 
 class Scheduler:
     """Owns every accepted sequence until it finishes, and the accounting of blocks and slots.
@@ -272,14 +265,13 @@ class Scheduler:
 
     def _schedule_chunk(self, sequence: Sequence, num_tokens: int, rows: list[ScheduledRow]) -> int:
         num_tokens = sequence.same_work(num_tokens)
-        if sequence.wants_scores and rows:
-            num_tokens = min(num_tokens, _MAX_SCORED_BESIDE_OTHERS)
+        if rows:
+            num_tokens = sequence.share_of_step(num_tokens)
         if not self._grow(sequence, num_tokens):
             return 0
         rows.append(sequence.row(num_tokens))
         sequence.last_step = self._step
-        factor = _SCORED_COST if sequence.wants_scores else 1
-        self._queue.charge(sequence.flow, factor * num_tokens)
+        self._queue.charge(sequence.flow, sequence.cost_of(num_tokens))
         return num_tokens
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
