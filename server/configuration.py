@@ -120,6 +120,8 @@ class ServerConfig(BaseModel):
 
     max_waiting: int = setting(LIMITS, 1024, "Sequences in the queue before 429", ge=1)
     max_body_mib: float = setting(LIMITS, 8.0, "Largest request body", ge=0.001)
+    max_bodies_mib: float = setting(LIMITS, 128.0, "Bodies of all requests together", ge=0.001)
+    max_connections: int = setting(LIMITS, 1024, "Open connections; 32 more for health", ge=1)
     max_choices: int = setting(LIMITS, 128, "Prompts times n of one request", ge=1)
     request_timeout_seconds: float = setting(
         LIMITS, 600.0, "Longest time for an answer; a client may ask for less", gt=0

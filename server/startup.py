@@ -178,6 +178,7 @@ def api_settings(config: ServerConfig) -> ApiSettings:
     """The settings that the api is given."""
     return ApiSettings(
         max_body_bytes=int(config.max_body_mib * _MIB),
+        max_bodies_bytes=int(config.max_bodies_mib * _MIB),
         max_choices=config.max_choices,
         body_seconds=config.body_seconds,
         request_timeout_seconds=config.request_timeout_seconds,
@@ -193,4 +194,5 @@ def _connection_limits(config: ServerConfig) -> ConnectionLimits:
         # Chunked bodies are a little longer on the wire than they are.
         max_message_bytes=int(2 * config.max_body_mib * _MIB) + 64 * 1024,
         write_seconds=config.write_seconds,
+        max_connections=config.max_connections,
     )

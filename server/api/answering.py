@@ -1,10 +1,12 @@
 """Sends engine requests off and their answer back: whole, or as a stream."""
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,9 +16,13 @@ from server.api.disconnect import await_while_connected
 from server.api.formats import AnswerFormat, AnswerHead, CachedPrompts, Usage, WholeChoice
 from server.api.resolution import ServedModel
 from server.api.settings import ApiSettings
+from server.api.side_work import SideWork
 from server.api.streaming import AnswerStream, StreamResponse
 from server.core.ports import GenerationEngine
 from server.core.request import GenerationRequest
+
+_MAX_INLINE_SCORES = 2048
+"""Log probabilities that are written on the event loop."""
 
 Choose = Callable[[Sequence[WholeChoice]], Sequence[WholeChoice]]
 
@@ -48,9 +54,10 @@ class Job:
 class Answering:
     """Runs jobs on the engine."""
 
-    def __init__(self, engine: GenerationEngine, settings: ApiSettings) -> None:
+    def __init__(self, engine: GenerationEngine, settings: ApiSettings, side: SideWork) -> None:
         self._engine = engine
         self._settings = settings
+        self._side = side
 
     async def answer(self, request: Request, job: Job) -> Response:
         """The HTTP answer of a job; the client's leaving aborts it."""
@@ -73,7 +80,26 @@ class Answering:
         choices = collecting.result()
         num_tokens = sum(choice.num_tokens for choice in choices)
         usage = Usage(job.num_prompt_tokens, num_tokens, cached.num_tokens)
-        return JSONResponse(job.answer.whole(job.choose(choices), usage), headers=job.headers)
+        num_scores = sum(request.num_scores for request in job.requests) + sum(
+            choice.num_tokens * (1 + (job.requests[0].sampling.logprobs or 0))
+            for choice in choices
+            if job.requests[0].sampling.logprobs is not None
+        )
+        if num_scores <= _MAX_INLINE_SCORES:
+            return JSONResponse(job.answer.whole(job.choose(choices), usage), headers=job.headers)
+        content = await self._side.run(
+            lambda: in_pieces(job.answer.whole(job.choose(choices), usage))
+        )
+        return Response(content, headers=job.headers, media_type="application/json")
+
+
+def in_pieces(value: Any) -> bytes:
+    """The bytes of a `JSONResponse`, made so that other threads get their turn.
+
+    The standard encoder's fast way holds Python's lock until the whole text is there.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return "".join(encoder.iterencode(value)).encode()
 
 
 def answer_head(prefix: str, served: ServedModel) -> AnswerHead:

@@ -24,7 +24,7 @@ from server.api.errors import (
     error_response,
     hides_a_path,
 )
-from server.api.guard import Door, GuardMiddleware
+from server.api.guard import BodyBytes, Door, GuardMiddleware
 from server.api.guarded_administration import GuardedAdministration
 from server.api.guarded_catalog import GuardedCatalog
 from server.api.guarded_engine import GuardedEngine
@@ -36,11 +36,13 @@ from server.api.model_routes import model_routes
 from server.api.openapi import openapi_document
 from server.api.openapi_examples import with_examples
 from server.api.operation_routes import operation_routes
+from server.api.prompts import PromptTokens
 from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
 from server.api.rights import allowed_methods
 from server.api.serving import Serving
 from server.api.settings import ApiSettings
+from server.api.side_work import SideWork
 from server.api.token_routes import token_routes
 from server.api.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
@@ -86,7 +88,11 @@ def create_app(
     """
     settings, drain = settings or ApiSettings(), drain or Drain()
     rates, current = RateLimits(), CurrentCaller(ANYONE if keys is None else NOBODY)
-    deadline = CurrentDeadline(settings.request_timeout_seconds)
+    deadline, side = CurrentDeadline(settings.request_timeout_seconds), SideWork()
+
+    def counted(num_tokens: int) -> None:
+        rates.take_prompt(current.get(), num_tokens)
+
     engine = GuardedEngine(
         engine if tracer is None else TracedEngine(engine, tracer),
         current,
@@ -109,6 +115,8 @@ def create_app(
         deadline=deadline,
         drain=drain,
         body_seconds=settings.body_seconds,
+        body_bytes=BodyBytes(settings.max_bodies_bytes),
+        side_work=side,
     )
     if tracer is not None:
         app.add_middleware(TraceMiddleware, tracer=tracer)
@@ -116,11 +124,15 @@ def create_app(
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    serving = Serving(engine, catalog, tokenizer, grammars, info=info, settings=settings)
+    prompts = PromptTokens(tokenizer, info, side)
+    serving = Serving(
+        engine, catalog, tokenizer, grammars, info=info, settings=settings, prompts=prompts,
+        side=side,
+    )  # fmt: skip
     app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
     app.add_api_route("/v1/responses", serving.respond, methods=["POST"], response_model=None)
-    app.include_router(token_routes(tokenizer, catalog, info, settings))
+    app.include_router(token_routes(tokenizer, catalog, info, settings, prompts, counted))
     app.include_router(model_routes(info, catalog, current))
     app.include_router(limit_routes(info, limits))
     app.include_router(adapter_routes(info, catalog, settings))

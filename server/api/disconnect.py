@@ -1,11 +1,15 @@
 """Notices a client that goes away before its answer has begun."""
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.types import Receive
 
 from server.api.errors import ClientGoneError
+
+Result = TypeVar("Result")
 
 
 async def await_while_connected(
@@ -29,6 +33,18 @@ async def await_while_connected(
         raise
     finally:
         gone.cancel()
+
+
+async def while_connected(work: Coroutine[Any, Any, Result], request: Request) -> Result:
+    """What `work` returns; dropped when the client leaves meanwhile. The body must have been read.
+
+    Raises what `work` raises, and `ClientGoneError`.
+    """
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    if not task.done():  # what waits for nothing needs no watch
+        await await_while_connected(task, request.receive)
+    return task.result()
 
 
 async def cancel(task: asyncio.Task[Any]) -> None:

@@ -8,6 +8,7 @@ ApiError
 ├── PermissionDeniedError   the key may not do this
 ├── RateLimitedError        the key's requests or tokens per minute are used up
 ├── HeadersTooLargeError    the request's line and headers are over the limit
+├── TooManyConnectionsError more connections are open than the server holds
 ├── SlowBodyError           the request's body doesn't arrive
 ├── NothingToLoadError      no adapter can be loaded from the path that the client gave
 ├── UnknownUrlError         no such route
@@ -86,6 +87,10 @@ class RateLimitedError(ApiError):
 
 class HeadersTooLargeError(ApiError):
     """The request line and headers together are over the limit."""
+
+
+class TooManyConnectionsError(ApiError):
+    """All connections are taken."""
 
 
 class SlowBodyError(ApiError):
@@ -186,6 +191,7 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     GenerationFailedError: ErrorRow(500, _SERVER, "generation_failed"),
     GenerationAbortedError: ErrorRow(503, _SERVER, "generation_aborted", None, 1.0),
     DrainingError: ErrorRow(503, _SERVER, "draining"),
+    TooManyConnectionsError: ErrorRow(503, _SERVER, "too_many_connections", None, 1.0),
     NotReadyError: ErrorRow(503, _SERVER, "not_ready", None, 1.0),
     EngineStalledError: ErrorRow(503, _SERVER, "engine_stalled", None, 5.0),
     EngineDeadError: ErrorRow(503, _SERVER, "engine_unavailable", None, 5.0),

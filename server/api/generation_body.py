@@ -9,7 +9,7 @@ from typing_extensions import TypeAliasType
 from adapters.stack import MAX_TERMS
 from server.api import unsupported
 from server.api.request_body import RequestBody, refuse
-from server.api.shapes import ResponseFormat, StructuredOutputs, chosen_shape
+from server.api.shapes import MAX_CHOICES, ResponseFormat, StructuredOutputs, chosen_shape
 from server.core.grammar import GrammarSpec
 
 MAX_STOPS = 4
@@ -93,7 +93,7 @@ class GenerationBody(RequestBody):
     structured_outputs: StructuredOutputs | None = None
     guided_json: str | dict[str, Any] | bool | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = Field(None, min_length=1)
+    guided_choice: list[str] | None = Field(None, min_length=1, max_length=MAX_CHOICES)
     guided_grammar: str | None = None
     user: str | None = None
     safety_identifier: str | None = None

@@ -19,7 +19,11 @@ from server.api.errors import (
 from server.api.keys import KeyRing
 from server.api.rate_limits import RateLimits
 from server.api.rights import is_rated, right_for
-from server.core.errors import SwitchyardError
+from server.api.side_work import SideWork
+from server.core.errors import DeadlineExceededError, OverloadedError, SwitchyardError
+
+_LATE_SECONDS = 0.25
+"""The engine ends what it has by itself, with more to say; this is for every other phase."""
 
 
 class Door:
@@ -92,6 +96,28 @@ def _bearer(authorization: str) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
+class BodyBytes:
+    """Bytes of all bodies that are being received or answered; at most `limit` at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.num_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Raises `OverloadedError`, and counts nothing, when it would be too much."""
+        if self.num_bytes + num_bytes > self._limit:
+            raise OverloadedError(
+                f"the bodies of the requests in this server have {self.num_bytes} bytes; it holds "
+                f"up to {self._limit} at once. Try again in a moment"
+            )
+        self.num_bytes += num_bytes
+
+    def remove(self, num_bytes: int) -> None:
+        """What was added is gone."""
+        self.num_bytes -= num_bytes
+        assert self.num_bytes >= 0
+
+
 class GuardMiddleware:
     """Stops what may not pass, and says to the rest of the application who asks."""
 
@@ -103,6 +129,8 @@ class GuardMiddleware:
         deadline: CurrentDeadline,
         drain: Drain,
         body_seconds: float,
+        body_bytes: BodyBytes,
+        side_work: SideWork,
     ) -> None:
         self._app = app
         self._door = door
@@ -110,6 +138,8 @@ class GuardMiddleware:
         self._deadline = deadline
         self._drain = drain
         self._body_seconds = body_seconds
+        self._body_bytes = body_bytes
+        self._side_work = side_work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,16 +148,50 @@ class GuardMiddleware:
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         try:
             with self._drain.entered(path):
+                state = scope.setdefault("state", {})
+                state["side_work"] = self._side_work
+                authorization = headers.get("authorization", "")
                 caller = self._door.admit(
-                    method,
-                    path,
-                    headers.get("authorization", ""),
-                    lambda who: scope.setdefault("state", {}).update(caller=who),
+                    method, path, authorization, lambda who: state.update(caller=who)
                 )
                 with self._current.set(caller), self._deadline.begun(headers.get(TIMEOUT_HEADER)):
-                    await self._app(scope, self._timed(receive), send)
+                    await self._in_time(scope, receive, send)
         except SwitchyardError as error:
             await error_response(error)(scope, receive, send)
+
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request in until its deadline; once the answer has begun the engine minds it."""
+        seconds = self._deadline.remaining_seconds()
+        received = 0
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await timed_receive()
+            num_bytes = len(message.get("body", b""))
+            self._body_bytes.add(num_bytes)
+            received += num_bytes
+            return message
+
+        async def noticed_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and not limit.expired():
+                limit.reschedule(None)
+            await send(message)
+
+        timed_receive = self._timed(receive)
+        try:
+            async with asyncio.timeout(
+                None if seconds is None else seconds + _LATE_SECONDS
+            ) as limit:
+                await self._app(scope, counted_receive, noticed_send)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceededError(
+                f"the answer hadn't begun after {seconds:.3g} s; give it more time "
+                "(header x-request-timeout, setting request_timeout_seconds), or ask for less"
+            ) from error
+        finally:
+            self._body_bytes.remove(received)
 
     def _timed(self, receive: Receive) -> Receive:
         """`receive`, which raises `SlowBodyError` when the whole body takes too long."""

@@ -47,7 +47,7 @@ class GuardedEngine:
         """See `GenerationEngine.generate`. Raises for missing rights and for rates."""
         caller, facts = self._current.get(), CURRENT_FACTS.get()
         caller.check_stack(request.stack)
-        self._limits.take_prompt(caller, len(request.prompt_token_ids))
+        self._limits.take_prompt(caller, request.prompt_cost)
         if self._prompt_logger is not None:
             self._log_prompt(self._prompt_logger, request)
         owned = replace(

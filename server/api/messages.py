@@ -15,6 +15,12 @@ from adapters.base.chat_messages import (
 from server.api import unsupported
 from server.api.request_body import NULL, RequestBody, Rule, refuse
 
+MAX_MESSAGES = 2048
+"""Turns of a conversation: each takes several tokens of the window, even an empty one."""
+
+MAX_PARTS = 1024
+MAX_CALLS = 128
+
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
@@ -26,6 +32,9 @@ def joined_parts(content: Any) -> Any:
     """Text of a list of text parts, one part per line; anything else as it is."""
     if not isinstance(content, list):
         return content
+    if len(content) > MAX_PARTS:
+        message = f"a content has {len(content)} parts; this server takes up to {MAX_PARTS}"
+        raise PydanticCustomError("content_part", "{text}", {"text": message})
     texts: list[str] = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
@@ -69,7 +78,12 @@ class RefusalPart(TypedDict):
 
 
 Text = Annotated[
-    str, BeforeValidator(joined_parts, json_schema_input_type=str | list[TextPart | RefusalPart])
+    str,
+    BeforeValidator(
+        joined_parts,
+        json_schema_input_type=str
+        | Annotated[list[TextPart | RefusalPart], Field(max_length=MAX_PARTS)],
+    ),
 ]
 
 
@@ -131,7 +145,7 @@ class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCall] = Field([])
+    tool_calls: list[ToolCall] = Field([], max_length=MAX_CALLS)
     tool_call_id: str | None = Field(None, max_length=256)
     function_call: CalledFunction | None = None
     refusal: str | None = None

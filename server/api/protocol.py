@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from server.api.errors import (
     HeadersTooLargeError,
     SlowBodyError,
+    TooManyConnectionsError,
     error_response,
 )
 from server.core.errors import RequestError, SwitchyardError
@@ -25,12 +26,26 @@ class ConnectionLimits:
     A request's line and headers must fit in `max_head_bytes` and come within `head_seconds`; a
     message may have `max_message_bytes` on the wire. A client that reads nothing for
     `write_seconds` while an answer waits for it is cut off.
+
+    Up to `max_connections` are open at once. `num_reserved` more may ask for what `is_reserved`
+    says: health, metrics and administration are answered when everything else is full.
     """
 
     max_head_bytes: int = 32 * 1024
     max_message_bytes: int = 16 * 1024 * 1024
     head_seconds: float = 15.0
     write_seconds: float = 60.0
+    max_connections: int = 1024
+    num_reserved: int = 32
+
+
+_RESERVED = ("/health/", "/metrics", "/version", "/v1/adapters", "/v1/load_lora_adapter",
+             "/v1/unload_lora_adapter")  # fmt: skip
+
+
+def is_reserved(path: str) -> bool:
+    """Whether `path` is answered when the connections for generation are used up."""
+    return path.startswith(_RESERVED)
 
 
 def guarded_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
@@ -57,7 +72,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_head_timer()
+        if len(self.connections) > self._limits.max_connections + self._limits.num_reserved:
+            self._refuse(self._too_many())
+        else:
+            self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
@@ -87,6 +105,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if num_bytes > self._limits.max_head_bytes:
             self._refusal = self._head_too_large()
             raise self._refusal
+        is_over = len(self.connections) > self._limits.max_connections
+        if is_over and not is_reserved(self.url.partition(b"?")[0].decode("latin-1")):
+            self._refusal = self._too_many()
+            raise self._refusal
         self._is_in_head = False
         super().on_headers_complete()
 
@@ -114,6 +136,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def _too_many(self) -> TooManyConnectionsError:
+        return TooManyConnectionsError(
+            f"this server has {self._limits.max_connections} connections open, which is its limit "
+            "(setting max_connections); try again in a moment"
+        )
 
     def _head_too_large(self) -> HeadersTooLargeError:
         return HeadersTooLargeError(

@@ -16,13 +16,14 @@ from server.api.errors import (
     UnknownUrlError,
     error_response,
 )
-from server.api.guard import Door, GuardMiddleware
+from server.api.guard import BodyBytes, Door, GuardMiddleware
 from server.api.keys import KeyRing
 from server.api.metrics import HttpMetrics
 from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
 from server.api.rights import allowed_methods, path_template
 from server.api.settings import ApiSettings
+from server.api.side_work import SideWork
 from server.core.errors import SwitchyardError
 
 
@@ -62,6 +63,8 @@ def waiting_room(settings: ApiSettings, keys: KeyRing | None, drain: Drain) -> A
         deadline=CurrentDeadline(settings.request_timeout_seconds),
         drain=drain,
         body_seconds=settings.body_seconds,
+        body_bytes=BodyBytes(settings.max_bodies_bytes),
+        side_work=SideWork(),
     )
     return RequestLogMiddleware(app, metrics=HttpMetrics(registry))
 

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from adapters.stack import MAX_TERMS
 from server.api import unsupported
-from server.api.body import explain
+from server.api.body_problems import explain
 from server.api.generation_body import MAX_LOGPROBS, StackedAdapter
 from server.api.request_body import RequestBody, refuse
 from server.api.response_items import Items, as_messages

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from server.api import unsupported
-from server.api.messages import Text
+from server.api.messages import MAX_MESSAGES, Text
 from server.api.request_body import RequestBody
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -90,7 +90,7 @@ def _items(value: Any) -> Any:
 Items = Annotated[
     list[Annotated[Item, BeforeValidator(_item_by_type)]],
     BeforeValidator(_items, json_schema_input_type=str | list[Item]),
-    Field(min_length=1),
+    Field(min_length=1, max_length=MAX_MESSAGES),
 ]
 
 

@@ -1,9 +1,9 @@
 """From the fields of a request to the engine's sampling parameters."""
 
-import asyncio
 from collections.abc import Iterable
 
 from server.api.generation_body import GenerationBody
+from server.api.side_work import SideWork
 from server.core.errors import RequestError
 from server.core.grammar import CompiledGrammar, GrammarCompiler, GrammarSpec
 from server.core.logit_rules import NO_RULES, LogitRules
@@ -11,16 +11,20 @@ from server.core.model_info import ModelInfo
 from server.core.ports import ChatTokenizer
 from server.core.request import SamplingParams
 
+_MAX_INLINE_ITEMS = 2048
+"""Token ids, and characters of words, that are prepared on the event loop."""
+
 
 class SamplingFactory:
     """Knows the vocabulary, so that token ids can be checked and words turned into tokens."""
 
     def __init__(
-        self, tokenizer: ChatTokenizer, grammars: GrammarCompiler, info: ModelInfo
+        self, tokenizer: ChatTokenizer, grammars: GrammarCompiler, info: ModelInfo, side: SideWork
     ) -> None:
         self._tokenizer = tokenizer
         self._grammars = grammars
         self._info = info
+        self._side = side
 
     async def params(
         self,
@@ -37,6 +41,8 @@ class SamplingFactory:
         Compiles `shape` on another thread. Raises `RequestError` for a token id that the model
         doesn't have, a minimum above the maximum, or a shape that can't be enforced.
         """
+        self._check_count("logit_bias", len(body.logit_bias))
+        self._check_count("allowed_token_ids", len(body.allowed_token_ids or ()))
         self._check_token_ids("logit_bias", map(int, body.logit_bias))
         self._check_token_ids("allowed_token_ids", body.allowed_token_ids or ())
         self._check_token_ids("stop_token_ids", body.stop_token_ids)
@@ -61,13 +67,19 @@ class SamplingFactory:
             ignore_eos=body.ignore_eos,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            rules=self._rules(body),
+            rules=await self._shared_rules(body),
             grammar=None if shape is None else await self.compiled(shape),
         )
 
     async def compiled(self, shape: GrammarSpec) -> CompiledGrammar:
         """The grammar of `shape`; the event loop goes on meanwhile."""
-        return await asyncio.to_thread(self._grammars.compile, shape)
+        return await self._side.run(lambda: self._grammars.compile(shape))
+
+    async def _shared_rules(self, body: GenerationBody) -> LogitRules | None:
+        num_chars = sum(map(len, body.bad_words))
+        if num_chars + len(body.logit_bias) + len(body.allowed_token_ids or ()) < _MAX_INLINE_ITEMS:
+            return self._rules(body)
+        return await self._side.run(lambda: self._rules(body))
 
     def _rules(self, body: GenerationBody) -> LogitRules | None:
         ending = set(body.stop_token_ids)
@@ -100,10 +112,19 @@ class SamplingFactory:
         """Whether the model can draw a token of the tokenizer's."""
         return token_id < self._info.vocab_size
 
+    def _check_count(self, param: str, count: int) -> None:
+        size = self._info.vocab_size
+        if count > size:
+            raise RequestError(
+                f"{param} has {count} entries; this model has {size} tokens: name each once", param
+            )
+
     def _check_token_ids(self, param: str, token_ids: Iterable[int]) -> None:
         size = self._info.vocab_size
-        unknown = next((token for token in token_ids if not 0 <= token < size), None)
-        if unknown is not None:
+        ids = tuple(token_ids)
+        # min() and max() take a fifth of the time of a loop that stops at the first.
+        unknown = min(ids, default=0) if min(ids, default=0) < 0 else max(ids, default=0)
+        if not 0 <= unknown < size:
             raise RequestError(
                 f"{param} holds the token id {unknown}; this model's are 0 to {size - 1}", param
             )

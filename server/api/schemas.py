@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from server.api import unsupported
 from server.api.generation_body import MAX_LOGPROBS, GenerationBody, TokenId, listed
-from server.api.messages import Message
+from server.api.messages import MAX_MESSAGES, Message
 from server.api.request_body import RequestBody, Rule, refuse
 from server.api.tools import (
     MAX_TOOLS,
@@ -32,7 +32,7 @@ def _is_one_prompt(prompt: Any) -> bool:
 class ConversationBody(RequestBody):
     """Messages, and how the chat template is to render them."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -1,5 +1,7 @@
 """Answers the generating endpoints: body in, engine requests, answer out."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -8,6 +10,7 @@ from server.api.body import read_body
 from server.api.chat_format import ChatFormat
 from server.api.completion_format import CompletionFormat, CompletionPrompt
 from server.api.conversation import Conversation, Conversations
+from server.api.disconnect import while_connected
 from server.api.formats import StreamReport
 from server.api.generation_body import GenerationBody
 from server.api.logprob_objects import LogprobObjects
@@ -19,6 +22,7 @@ from server.api.response_format import ResponseFormat
 from server.api.sampling import SamplingFactory
 from server.api.schemas import COMPLETION_MAX_TOKENS, ChatBody, CompletionBody
 from server.api.settings import ApiSettings
+from server.api.side_work import SideWork
 from server.core.errors import RequestError
 from server.core.grammar import GrammarCompiler
 from server.core.model_info import ModelInfo
@@ -38,15 +42,17 @@ class Serving:
         *,
         info: ModelInfo,
         settings: ApiSettings,
+        prompts: PromptTokens,
+        side: SideWork,
     ) -> None:
         self._catalog = catalog
         self._tokenizer = tokenizer
         self._info = info
         self._settings = settings
-        self._answering = Answering(engine, settings)
-        self._prompts = PromptTokens(tokenizer, info)
+        self._answering = Answering(engine, settings, side)
+        self._prompts = prompts
         self._conversations = Conversations(tokenizer, settings.tool_format)
-        self._sampling = SamplingFactory(tokenizer, grammars, info)
+        self._sampling = SamplingFactory(tokenizer, grammars, info, side)
         self._logprobs = LogprobObjects(tokenizer)
 
     async def chat(self, request: Request) -> Response:
@@ -54,7 +60,9 @@ class Serving:
         body = await read_body(request, ChatBody, self._settings.max_body_bytes)
         served = self.resolve(body, 1, body.n)
         head = answer_head("chatcmpl-", served)
-        work, conversation = await self._chat_work(body, served, head.answer_id)
+        work, conversation = await while_connected(
+            self._chat_work(body, served, head.answer_id), request
+        )
         prompt = work.prompt_token_ids
         answer = ChatFormat(
             head,
@@ -74,7 +82,9 @@ class Serving:
         chat = body.as_chat()
         served = self.resolve(chat, 1, 1)
         head = answer_head("resp_", served)
-        work, conversation = await self._chat_work(chat, served, head.answer_id)
+        work, conversation = await while_connected(
+            self._chat_work(chat, served, head.answer_id), request
+        )
         answer = ResponseFormat(
             head, body, logprobs=self._logprobs, make_parser=conversation.make_parser
         )
@@ -115,12 +125,9 @@ class Serving:
         body = await read_body(request, CompletionBody, self._settings.max_body_bytes)
         served = self.resolve(body, len(body.prompts), body.num_tries)
         head = answer_head("cmpl-", served)
-        works, prompts = [], []
-        for index, given in enumerate(body.prompts):
-            prompt = await self._completion_prompt(body, given)
-            work = await self._completion(body, f"{head.answer_id}-{index}", prompt, served)
-            prompts.append(prompt)
-            works.append(work)
+        works, prompts = await while_connected(
+            self._completions(body, served, head.answer_id), request
+        )
         answer = CompletionFormat(
             head,
             _report(body, sum(len(prompt.token_ids) for prompt in prompts)),
@@ -139,6 +146,17 @@ class Serving:
             choose=best_choices(body.num_tries, body.n),
         )
         return await self._answering.answer(request, job)
+
+    async def _completions(
+        self, body: CompletionBody, served: ServedModel, request_id: str
+    ) -> tuple[list[GenerationRequest], list[CompletionPrompt]]:
+        works, prompts = [], []
+        for index, given in enumerate(body.prompts):
+            prompt = await self._completion_prompt(body, given)
+            works.append(await self._completion(body, f"{request_id}-{index}", prompt, served))
+            prompts.append(prompt)
+            await asyncio.sleep(0)  # others' turn: there may be a hundred long prompts
+        return works, prompts
 
     def resolve(self, body: GenerationBody, num_prompts: int, num_tries: int) -> ServedModel:
         """What serves the request. Raises `RequestError` for too many answers or a huge scale."""
@@ -167,7 +185,11 @@ class Serving:
     async def _completion_prompt(
         self, body: CompletionBody, given: str | list[int]
     ) -> CompletionPrompt:
-        whole = await self._prompts.of_prompt(given, adds_special_tokens=body.add_special_tokens)
+        whole = await self._prompts.of_prompt(
+            given,
+            adds_special_tokens=body.add_special_tokens,
+            is_cut=body.truncate_prompt_tokens is not None,
+        )
         token_ids = self._prompts.truncated(whole, body.truncate_prompt_tokens, body.max_tokens)
         if not body.echo:
             return CompletionPrompt(token_ids)

@@ -10,6 +10,7 @@ from server.core.errors import ConfigurationError
 class ApiSettings:
     """What one HTTP request may ask for, and how long a stream may stay silent.
 
+    `max_bodies_bytes` bounds the bodies of all requests in the server together.
     `max_choices` bounds prompts times `n` of one request. A stream waits `opening_seconds` for its
     first token before it sends its headers: an error found by then still has its own HTTP status.
     `keep_alive_seconds` lies between two comments on a stream. When the server is told to stop, the
@@ -21,6 +22,7 @@ class ApiSettings:
     """
 
     max_body_bytes: int = 8 * 1024 * 1024
+    max_bodies_bytes: int = 128 * 1024 * 1024
     max_choices: int = 128
     opening_seconds: float = 1.0
     keep_alive_seconds: float = 15.0

@@ -17,6 +17,9 @@ from server.core.grammar import GrammarKind, GrammarSpec
 MAX_SHAPE_CHARS = 262_144
 """Length of a schema or grammar as text."""
 
+MAX_CHOICES = 16_384
+"""Texts that an answer may be one of."""
+
 _ANY_OBJECT = '{"type":"object"}'
 
 
@@ -59,7 +62,7 @@ class StructuredOutputs(RequestBody):
 
     json_shape: str | dict[str, Any] | bool | None = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = Field(None, min_length=1)
+    choice: list[str] | None = Field(None, min_length=1, max_length=MAX_CHOICES)
     grammar: str | None = None
     json_object: bool = False
 

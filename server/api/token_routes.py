@@ -1,5 +1,6 @@
 """`/tokenize` and `/detokenize`, in vLLM's shape."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from fastapi import APIRouter
@@ -11,7 +12,7 @@ from server.api import unsupported
 from server.api.body import read_body
 from server.api.conversation import Conversations
 from server.api.generation_body import TokenId
-from server.api.messages import Message
+from server.api.messages import MAX_MESSAGES, Message
 from server.api.prompts import PromptTokens, TokenIds
 from server.api.request_body import NULL, RequestBody, refuse
 from server.api.resolution import resolve_model
@@ -44,7 +45,7 @@ class TokenizeBody(ConversationBody):
 
     model: str | None = Field(None, min_length=1, max_length=4096)
     prompt: str | None = None
-    messages: list[Message] = Field([])
+    messages: list[Message] = Field([], max_length=MAX_MESSAGES)
     add_special_tokens: bool | None = None
     return_token_strs: bool = False
 
@@ -71,17 +72,21 @@ class _TokenRoutes:
         catalog: AdapterCatalog,
         info: ModelInfo,
         settings: ApiSettings,
+        prompts: PromptTokens,
+        count: Callable[[int], None],
     ) -> None:
         self._tokenizer = tokenizer
         self._catalog = catalog
         self._info = info
         self._settings = settings
-        self._prompts = PromptTokens(tokenizer, info)
+        self._prompts = prompts
+        self._count = count
         self._conversations = Conversations(tokenizer, settings.tool_format)
 
     async def tokenize(self, request: Request) -> Response:
         body = await read_body(request, TokenizeBody, self._settings.max_body_bytes)
         tokens = await self._tokens(body, self._stack(body.model))
+        self._count(len(tokens))
         answer: dict[str, Any] = {
             "count": len(tokens),
             "max_model_len": self._info.max_model_len,
@@ -95,6 +100,8 @@ class _TokenRoutes:
     async def detokenize(self, request: Request) -> Response:
         body = await read_body(request, DetokenizeBody, self._settings.max_body_bytes)
         self._stack(body.model)
+        self._prompts.check_count(len(body.tokens), "tokens")
+        self._count(len(body.tokens))
         tokens = tuple(body.tokens)
         self._prompts.check_ids(tokens, "tokens")
         text = self._tokenizer.decode(tokens, skips_special_tokens=False)
@@ -115,10 +122,16 @@ class _TokenRoutes:
 
 
 def token_routes(
-    tokenizer: ChatTokenizer, catalog: AdapterCatalog, info: ModelInfo, settings: ApiSettings
+    tokenizer: ChatTokenizer,
+    catalog: AdapterCatalog,
+    info: ModelInfo,
+    settings: ApiSettings,
+    prompts: PromptTokens,
+    count: Callable[[int], None],
 ) -> APIRouter:
-    """Both routes over one tokenizer."""
-    router, routes = APIRouter(), _TokenRoutes(tokenizer, catalog, info, settings)
+    """Both routes over one tokenizer; `count` charges the caller for tokens, or refuses."""
+    router = APIRouter()
+    routes = _TokenRoutes(tokenizer, catalog, info, settings, prompts, count)
     router.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
     router.add_api_route("/detokenize", routes.detokenize, methods=["POST"], response_model=None)
     return router

@@ -1,9 +1,11 @@
 """What a request adds to, or takes from, the model's logits before a token is drawn."""
 
+from array import array
 from dataclasses import dataclass
+from functools import cached_property
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogitRules:
     """Penalties, biases and bans of one request; see `server/model/logit_shaping.py` for the order.
 
@@ -12,6 +14,9 @@ class LogitRules:
     holds (token id, addend). `allowed_token_ids` None allows all. Each of `banned_sequences` may
     not be completed by generated tokens. `withheld_token_ids` can't be drawn before the sequence
     has its `min_tokens`.
+
+    The arrays below are built once, for all choices and steps of a request: a bias over a whole
+    vocabulary took 20 ms a token when each step went through it.
     """
 
     presence_penalty: float = 0.0
@@ -30,6 +35,31 @@ class LogitRules:
     def counts_tokens(self) -> bool:
         """Whether what was generated so far matters."""
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @cached_property
+    def bias_ids(self) -> "array[int]":
+        """The tokens of `logit_bias`, as int64."""
+        return array("q", [token_id for token_id, _ in self.logit_bias])
+
+    @cached_property
+    def biases(self) -> "array[float]":
+        """The addends of `logit_bias`, as float32."""
+        return array("f", [bias for _, bias in self.logit_bias])
+
+    @cached_property
+    def repeats_bias_ids(self) -> bool:
+        """Whether a token has several addends: "7" and "07" are two keys of one token."""
+        return len(set(self.bias_ids)) < len(self.bias_ids)
+
+    @cached_property
+    def allowed_ids(self) -> "array[int]":
+        """`allowed_token_ids` as int64; empty without any."""
+        return array("q", self.allowed_token_ids or ())
+
+    @cached_property
+    def withheld_ids(self) -> "array[int]":
+        """`withheld_token_ids` as int64."""
+        return array("q", self.withheld_token_ids)
 
 
 NO_RULES = LogitRules()

@@ -85,6 +85,11 @@ class ChatTokenizer(Protocol):
         """What one token stands for; several together may make one character."""
         ...
 
+    @property
+    def max_token_bytes(self) -> int:
+        """The longest text, in UTF-8 bytes, that one token stands for."""
+        ...
+
     def token_name(self, token_id: int) -> str:
         """The vocabulary's own word for a token."""
         ...

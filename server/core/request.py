@@ -72,6 +72,19 @@ class GenerationRequest:
         assert self.num_choices >= 1
         assert self.weight > 0
 
+    @property
+    def prompt_cost(self) -> int:
+        """What the prompt counts in token rates: twice its tokens when they are scored."""
+        is_scored = self.sampling.prompt_logprobs is not None
+        return len(self.prompt_token_ids) * (2 if is_scored else 1)
+
+    @property
+    def num_scores(self) -> int:
+        """Log probabilities of prompt tokens and their alternatives that the answer tells."""
+        if self.sampling.prompt_logprobs is None:
+            return 0
+        return self.num_choices * len(self.prompt_token_ids) * (1 + self.sampling.prompt_logprobs)
+
 
 class FinishReason(Enum):
     """Why a sequence ended. Every accepted sequence ends with exactly one of these.

@@ -29,7 +29,7 @@ def shape_logits(logits_V: Floats, row: ScheduledRow, allowed_bits: bytes | None
         return shaped_V
     generated = row.history[len(row.history) - row.num_generated :]
     if rules.allowed_token_ids is not None:
-        allowed = np.asarray(rules.allowed_token_ids, np.intp)
+        allowed = np.frombuffer(rules.allowed_ids, np.int64)
         kept = shaped_V[allowed]
         shaped_V.fill(_NEVER)
         shaped_V[allowed] = kept
@@ -37,9 +37,8 @@ def shape_logits(logits_V: Floats, row: ScheduledRow, allowed_bits: bytes | None
         if _would_complete(sequence, generated):
             shaped_V[sequence[-1]] = _NEVER
     if row.num_generated < row.sampling.min_tokens:
-        shaped_V[list(rules.withheld_token_ids)] = _NEVER
-    for token_id, bias in rules.logit_bias:
-        shaped_V[token_id] += np.float32(bias)
+        shaped_V[np.frombuffer(rules.withheld_ids, np.int64)] = _NEVER
+    _add_bias(shaped_V, rules)
     _penalise(shaped_V, rules, row.history, generated)
     return shaped_V
 
@@ -50,10 +49,23 @@ def _as_mask(bits: bytes, size: int) -> NDArray[np.bool_]:
     return mask.view(np.bool_)
 
 
+def _add_bias(logits_V: Floats, rules: LogitRules) -> None:
+    if not rules.logit_bias:
+        return
+    token_ids = np.frombuffer(rules.bias_ids, np.int64)
+    biases = np.frombuffer(rules.biases, np.float32)
+    if rules.repeats_bias_ids:
+        np.add.at(logits_V, token_ids, biases)  # one after the other, as they came
+    else:
+        logits_V[token_ids] += biases
+
+
 def _would_complete(sequence: Sequence[int], generated: Sequence[int]) -> bool:
     before = len(sequence) - 1
     if before > len(generated):
         return False
+    if before and sequence[-2] != generated[-1]:
+        return False  # so of a hundred long sequences few are compared as a whole
     return before == 0 or list(generated[-before:]) == list(sequence[:-1])
 
 

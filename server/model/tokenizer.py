@@ -1,6 +1,7 @@
 """The tokenizer and chat template of the base, behind `core.ports.ChatTokenizer`."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -13,6 +14,9 @@ from server.core.errors import RequestError
 
 _NUM_CONTEXT = 8
 """Prompt tokens that a stream looks back on: enough for a character's bytes and a word's start."""
+
+_MAX_UNBOUNDED_TOKEN_BYTES = 1024
+"""For tokenizers whose vocabulary doesn't bound what a token may stand for."""
 
 # What a template can raise over messages that it doesn't expect.
 _TEMPLATE_ERRORS = (
@@ -69,6 +73,23 @@ class TransformersTokenizer:
             return self._token_table.decode_bytes([token_id])
         text: str = self._tokenizer.decode([token_id])
         return text.encode()
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """The longest text, in UTF-8 bytes, that one token stands for.
+
+        The vocabulary's own words are no shorter than that: a byte of text is at least a byte there
+        (byte-level words write some bytes as two). A tokenizer with an unknown token may stand for
+        any text with it, and one that normalises may shorten: then nothing bounds a text.
+        """
+        longest = max(len(word.encode()) for word in self._rust.get_vocab(with_added_tokens=True))
+        model = self._rust.model
+        has_unknown = getattr(model, "unk_token", None) is not None
+        if self._rust.normalizer is None and not (
+            has_unknown and not getattr(model, "byte_fallback", False)
+        ):
+            return longest
+        return max(longest, _MAX_UNBOUNDED_TOKEN_BYTES)
 
     def token_name(self, token_id: int) -> str:
         """The vocabulary's own word for a token."""

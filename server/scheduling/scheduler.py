@@ -265,11 +265,13 @@ class Scheduler:
 
     def _schedule_chunk(self, sequence: Sequence, num_tokens: int, rows: list[ScheduledRow]) -> int:
         num_tokens = sequence.same_work(num_tokens)
+        if rows:
+            num_tokens = sequence.share_of_step(num_tokens)
         if not self._grow(sequence, num_tokens):
             return 0
         rows.append(sequence.row(num_tokens))
         sequence.last_step = self._step
-        self._queue.charge(sequence.flow, num_tokens)
+        self._queue.charge(sequence.flow, sequence.cost_of(num_tokens))
         return num_tokens
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:

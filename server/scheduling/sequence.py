@@ -14,6 +14,13 @@ from server.scheduling.flow import Flow
 from server.scheduling.member import Member
 from server.scheduling.plan import SequenceUpdate
 
+_MAX_SCORED_BESIDE_OTHERS = 16
+"""Prompt tokens whose log probabilities a step finds beside other rows: each takes a softmax over
+the vocabulary, up to 1 ms, while the others wait."""
+
+_SCORED_COST = 2
+"""What such a token counts in fair shares, against 1 for another."""
+
 
 class SequencePhase(Enum):
     """Where a sequence is; it only moves down this list, except RUNNING -> WAITING (preemption)."""
@@ -158,6 +165,14 @@ class Sequence:
         start = self.num_computed
         ends = [end - start for end in self._activations if end > start]
         return min(num_tokens, *ends) if ends else num_tokens
+
+    def share_of_step(self, num_tokens: int) -> int:
+        """How many of the next `num_tokens` may run in a step that others share."""
+        return min(num_tokens, _MAX_SCORED_BESIDE_OTHERS) if self.wants_scores else num_tokens
+
+    def cost_of(self, num_tokens: int) -> int:
+        """What the next `num_tokens` count in fair shares."""
+        return num_tokens * (_SCORED_COST if self.wants_scores else 1)
 
     def _work_at(self, position: int) -> tuple[WorkItem, ...]:
         if not self._activations or all(position >= start for start in self._activations):

@@ -107,3 +107,26 @@ def test_an_honest_connection_is_kept(address: tuple[str, int]) -> None:
             connection.sendall(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
             assert b"200 OK" in connection.recv(65536)
             time.sleep(0.2)
+
+
+def test_beyond_the_connections_health_is_answered_and_the_rest_is_503() -> None:
+    limits = ConnectionLimits(max_connections=2, num_reserved=1)
+    with serve(FakeServing().app(), http=guarded_protocol(limits)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        address = (host, int(port))
+        held = [socket.create_connection(address) for _ in range(2)]
+        try:
+            for connection in held:
+                connection.sendall(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            request = b"%s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            assert exchange(address, request % b"GET /health/live")[0] == 200
+            status, body = exchange(address, request % b"GET /v1/models")
+            assert (status, body["error"]["code"]) == (503, "too_many_connections")
+            with socket.create_connection(address) as third:
+                third.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+                third.recv(65536)
+                assert exchange(address)[0] == 503, "the reserved places are taken too"
+        finally:
+            for connection in held:
+                connection.close()

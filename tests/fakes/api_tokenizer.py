@@ -33,6 +33,10 @@ class FakeTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b"<end>"
 
+    @property
+    def max_token_bytes(self) -> int:
+        return len(b"<end>")
+
     def token_name(self, token_id: int) -> str:
         return f"<{token_id}>"
 

@@ -9,7 +9,7 @@ from openai.resources.chat.completions import Completions as ChatCompletions
 from openai.resources.completions import Completions
 from pydantic import BaseModel, ValidationError
 
-from server.api.body import explain
+from server.api.body_problems import explain
 from server.api.schemas import ChatBody, CompletionBody, UnloadAdapterBody
 from server.core.errors import RequestError
 

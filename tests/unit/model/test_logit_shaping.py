@@ -102,3 +102,24 @@ def test_the_grammars_mask_is_lowest_bit_first(logits: Any, bits: int) -> None:
 def test_tokens_beyond_the_mask_are_never_allowed() -> None:
     got = shape_logits(np.zeros(V, np.float32), row(None, [1], []), b"\xff")
     assert list(np.flatnonzero(got > -np.inf)) == list(range(8))
+
+
+@given(
+    logits=logits,
+    bias=st.lists(st.tuples(st.integers(0, V - 1), st.floats(-100, 100)), max_size=30),
+)
+def test_a_bias_is_added_entry_by_entry_to_the_bit(
+    logits: Any, bias: list[tuple[int, float]]
+) -> None:
+    got = shape_logits(logits, row(LogitRules(logit_bias=tuple(bias)), [0], [1]), None)
+    want = logits.copy()
+    for token_id, addend in bias:
+        want[token_id] += np.float32(addend)
+    assert got.tobytes() == want.tobytes()
+
+
+def test_the_arrays_of_a_bias_are_built_once_for_all_steps_and_choices() -> None:
+    rules = LogitRules(logit_bias=((1, 2.0), (3, 4.0)), allowed_token_ids=(1, 3))
+    assert rules.bias_ids is rules.bias_ids
+    assert rules.biases is rules.biases
+    assert rules.allowed_ids is rules.allowed_ids
