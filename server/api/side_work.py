@@ -1,6 +1,7 @@
 """Work that takes long enough to be felt, on a few threads beside the event loop."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -45,7 +46,10 @@ class SideWork:
             )
         self._num_pending += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            # With the caller and its deadline, as the loop has them.
+            inside = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, inside.run, work)
         finally:
             self._num_pending -= 1
 
