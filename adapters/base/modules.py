@@ -9,11 +9,18 @@ from torch import nn
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(in_features, out_features) of a linear layer of any kind, None for other modules."""
     if isinstance(module, nn.Linear):  # bitsandbytes' Linear4bit is one
-        return module.in_features, module.out_features
+        return None if _is_router(module) else (module.in_features, module.out_features)
     if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear
         weight: Any = module.weight
         return int(weight.shape[0]), int(weight.shape[1])
     return None
+
+
+def _is_router(module: nn.Linear) -> bool:
+    """Whether it is a linear in name only: some mixtures of experts give scores and choices."""
+    kind = type(module)
+    is_of_a_model = kind.__module__.startswith("transformers.models.")
+    return is_of_a_model and kind.forward is not nn.Linear.forward
 
 
 def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:

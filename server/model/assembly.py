@@ -76,6 +76,7 @@ class AssembledModel:
     num_blocks: int
     max_model_len: int
     vocab_size: int
+    keeps_states: bool
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     generic = GenericModel(base.model, max_model_len=window, backend=backend)
     num_blocks = _num_blocks(generic, settings, dtype)
     max_model_len = min(window, num_blocks * settings.block_size)
-    has_graphs = backend.make_static_work is not None
+    has_graphs = backend.make_static_work is not None and generic.is_capturable
     cache = KVCache(
         generic.geometry,
         num_blocks=num_blocks + has_graphs,  # a captured graph's padding writes to the last one
@@ -132,7 +133,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     parts = _Parts(base, generic, cache, bank, max_model_len)
     if library is None:
         way = _generic_way(parts, backend, settings, device)
-    elif is_native_architecture(base.model.config):
+    elif is_native_architecture(base.model.config) and not generic.keeps_states:
         way = _native_way(parts, library, settings)
     else:
         way = _generic_way_on_native_kernels(parts, library, settings)
@@ -143,7 +144,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         settings.quantization.scheme, dtype, way.backend,
         settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
-    vocab_size = int(base.model.config.vocab_size)
+    vocab_size = int(base.model.config.get_text_config(decoder=True).vocab_size)
     eos_ids = eos_token_ids(base.model, base.tokenizer)
     token_table = grammar_tokenizer(base.tokenizer, vocab_size=vocab_size, eos_token_ids=eos_ids)
     return AssembledModel(
@@ -167,6 +168,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
+        keeps_states=generic.keeps_states,
     )
 
 
@@ -176,7 +178,7 @@ def _generic_way(
     """transformers' modules over torch or Triton kernels; decode in CUDA graphs where it can be."""
     parts.generic.install_adapters(parts.bank)
     model: StepModel = parts.generic
-    if backend.make_static_work is not None:
+    if backend.make_static_work is not None and parts.generic.is_capturable:
         graphs = DecodeGraphs(
             parts.generic,
             parts.cache,
@@ -284,7 +286,7 @@ def model_bytes(base: LoadedBase) -> int:
 
 
 def _window(base: LoadedBase, max_model_len: int | None) -> int:
-    config = base.model.config
+    config = base.model.config.get_text_config(decoder=True)
     window = getattr(config, "max_position_embeddings", None) or max_model_len or 2048
     if max_model_len is None:
         return int(window)
@@ -296,7 +298,7 @@ def _window(base: LoadedBase, max_model_len: int | None) -> int:
 
 
 def _num_blocks(model: GenericModel, settings: ModelSettings, dtype: torch.dtype) -> int:
-    block_bytes = model.geometry.bytes_per_token(dtype.itemsize) * settings.block_size
+    block_bytes = model.kv_bytes_per_token(dtype.itemsize) * settings.block_size
     num_blocks = int(settings.kv_cache_gib * _GIB) // block_bytes
     if num_blocks < 1:
         raise ConfigurationError(

@@ -29,7 +29,8 @@ class BaseWeights(Protocol):
 @dataclass(frozen=True)
 class BaseFacts:
     """`is_tied`: the output head is the token embedding. `input_scaled` are the linears whose
-    inputs a backend can scale for one row alone; None is all."""
+    inputs a backend can scale for one row alone; None is all. `takes_prefix`: a trained prefix of
+    keys and values can stand before a sequence."""
 
     embedding: str
     head: str
@@ -38,9 +39,10 @@ class BaseFacts:
     is_tied: bool
     geometry: AttentionGeometry
     input_scaled: frozenset[str] | None = None
+    takes_prefix: bool = True
 
 
-def base_facts(model: Any, geometry: AttentionGeometry) -> BaseFacts:
+def base_facts(model: Any, geometry: AttentionGeometry, *, takes_prefix: bool = True) -> BaseFacts:
     """Read a transformers causal LM, before anything in it is wrapped."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
@@ -51,6 +53,7 @@ def base_facts(model: Any, geometry: AttentionGeometry) -> BaseFacts:
         hidden_size=int(embedding.weight.shape[1]),
         is_tied=head.weight is embedding.weight,
         geometry=geometry,
+        takes_prefix=takes_prefix,
     )
 
 

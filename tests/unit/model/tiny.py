@@ -115,7 +115,7 @@ class TinyEngine:
         Those run the whole step, or with `is_generic` only the linears, adapters and attention.
         """
         dtype = torch.float32 if library is None else torch.bfloat16
-        generic = GenericModel(model, max_model_len=WINDOW)
+        generic = self.generic = GenericModel(model, max_model_len=WINDOW)
         layout = PageLayout.for_modules(generic.module_shapes, generic.norm_sizes)
         bank = AdapterBank(layout, num_pages, dtype=dtype, device="cpu")
         cache = KVCache(
@@ -187,6 +187,7 @@ class TinyEngine:
                         samples=done[i] + len(ids) == len(tokens[i]),
                         seed=0,
                         num_generated=0,
+                        state_slot=i,
                     )
                 )
                 done[i] += len(ids)
