@@ -24,6 +24,7 @@ from server.model.attention_interface import (
 from server.model.bank import AdapterBank
 from server.model.base_facts import ModuleWeights, base_facts
 from server.model.bloom import adopt_bloom
+from server.model.experts import AdaptedExperts
 from server.model.geometry import AttentionGeometry, AttentionOptions, KeyValueShape, LayerAttention
 from server.model.kernels.backends import Attend, KernelBackend, StepWork, reference_backend
 from server.model.kv_cache import KVCache
@@ -91,7 +92,7 @@ class GenericModel:
         self.adaptable_shapes = adaptable_modules(model)
         self.facts = base_facts(model, self.geometry, takes_prefix=self._states is None)
         modules = dict(model.named_modules())
-        norms = [n for n in self.adaptable_shapes if isinstance(modules[n], nn.LayerNorm)]
+        norms = [n for n in self.adaptable_shapes if isinstance(modules.get(n), nn.LayerNorm)]
         self.norm_sizes = {name: self.adaptable_shapes[name][0] for name in norms}
         self.weights = ModuleWeights(model)
 
@@ -152,6 +153,8 @@ class GenericModel:
                 wrapped = AdapterEmbedding(module, self._context)
             elif name == self.facts.head:
                 wrapped = AdapterHead(module, self._context)
+            elif name in self.facts.experts:
+                AdaptedExperts(name, module, self._context).install()
             if wrapped is not None:
                 self._model.set_submodule(name, wrapped)
 

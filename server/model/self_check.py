@@ -13,7 +13,7 @@ from server.model.sequence_forward import SequenceForward, is_close
 from server.model.step_inputs import StepInputs
 
 _BLOCK_SIZE = 4
-_STEPS = (((0, 3), (0, 0)), ((3, 5), (0, 2)), ((5, 6), (2, 3)), ((6, 8), (3, 5)))
+_STEPS = (((0, 4), (0, 0)), ((4, 9), (0, 3)), ((9, 10), (3, 4)), ((10, 14), (4, 9)))
 """Of each step, the tokens of the two sequences: pieces, starts and decodes in one batch."""
 
 
@@ -31,7 +31,7 @@ def differing_step(model: CheckedModel, sequences: SequenceForward) -> str | Non
     """What goes wrong when both sequences run together in steps; None when nothing does."""
     device = sequences.probed[0].device
     cache = KVCache(
-        model.geometry, num_blocks=4, block_size=_BLOCK_SIZE, dtype=sequences.expected[0].dtype,
+        model.geometry, num_blocks=8, block_size=_BLOCK_SIZE, dtype=sequences.expected[0].dtype,
         device=str(device),
     )  # fmt: skip
     try:
@@ -56,7 +56,7 @@ def differing_step(model: CheckedModel, sequences: SequenceForward) -> str | Non
 def _row(index: int, token_ids: list[int], start: int) -> ScheduledRow:
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
     return ScheduledRow(
-        index, token_ids, start, [2 * index, 2 * index + 1], (), sampling, True, 0, 0,
+        index, token_ids, start, list(range(4 * index, 4 * index + 4)), (), sampling, True, 0, 0,
         state_slot=index,
     )  # fmt: skip
 

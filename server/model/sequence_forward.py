@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from server.core.errors import UnsupportedModelError
 from server.model.row_states import cache_bytes
 
-PROBED_TOKENS = (8, 5)
+PROBED_TOKENS = (14, 9)
 """The lengths of two sequences that are run through a model to see what it does."""
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
@@ -123,8 +123,8 @@ class SequenceForward:
         }
         if holders:
             raise UnsupportedModelError(
-                f"{self._name} models can't be served: {', '.join(sorted(holders))} keeps the state "
-                "of a sequence within the model, where another sequence would go on with it"
+                f"{self._name} models can't be served: {', '.join(sorted(holders))} keeps a "
+                "sequence's state within the model, where another sequence would go on with it"
             )
         for self.takes_pieces in (True, False):
             try:
@@ -144,7 +144,7 @@ class SequenceForward:
     def _in_turns(self) -> list[torch.Tensor]:
         caches = [DynamicCache(config=self._model.config) for _ in self.probed]
         logits: list[list[torch.Tensor]] = [[] for _ in self.probed]
-        for piece in ((0, 3), (3, 5), (5, 6), (6, 8)):
+        for piece in ((0, 4), (4, 9), (9, 10), (10, 14)):
             for i, (ids, cache) in enumerate(zip(self.probed, caches, strict=True)):
                 positions = torch.arange(len(ids), device=ids.device)[slice(*piece)]
                 if len(positions):
