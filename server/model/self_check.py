@@ -12,8 +12,9 @@ from server.model.kv_cache import KVCache
 from server.model.sequence_forward import SequenceForward, is_close
 from server.model.step_inputs import StepInputs
 
-_BLOCK_SIZE = 4
-_STEPS = (((0, 4), (0, 0)), ((4, 9), (0, 3)), ((9, 10), (3, 4)), ((10, 14), (4, 9)))
+_BLOCK_SIZE = 8
+_BLOCKS = 3
+_STEPS = (((0, 7), (0, 0)), ((7, 16), (0, 5)), ((16, 17), (5, 6)), ((17, 24), (6, 17)))
 """Of each step, the tokens of the two sequences: pieces, starts and decodes in one batch."""
 
 
@@ -31,9 +32,12 @@ def differing_step(model: CheckedModel, sequences: SequenceForward) -> str | Non
     """What goes wrong when both sequences run together in steps; None when nothing does."""
     device = sequences.probed[0].device
     cache = KVCache(
-        model.geometry, num_blocks=8, block_size=_BLOCK_SIZE, dtype=sequences.expected[0].dtype,
+        model.geometry,
+        num_blocks=2 * _BLOCKS,
+        block_size=_BLOCK_SIZE,
+        dtype=sequences.expected[0].dtype,
         device=str(device),
-    )  # fmt: skip
+    )
     try:
         with torch.inference_mode():
             for pieces in _STEPS:
@@ -55,10 +59,10 @@ def differing_step(model: CheckedModel, sequences: SequenceForward) -> str | Non
 
 def _row(index: int, token_ids: list[int], start: int) -> ScheduledRow:
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    blocks = range(_BLOCKS * index, _BLOCKS * (index + 1))
     return ScheduledRow(
-        index, token_ids, start, list(range(4 * index, 4 * index + 4)), (), sampling, True, 0, 0,
-        state_slot=index,
-    )  # fmt: skip
+        index, token_ids, start, list(blocks), (), sampling, True, 0, 0, state_slot=index
+    )
 
 
 def _inputs(rows: list[ScheduledRow], device: str) -> StepInputs:

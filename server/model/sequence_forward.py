@@ -13,19 +13,24 @@ from transformers import DynamicCache
 from server.core.errors import UnsupportedModelError
 from server.model.row_states import cache_bytes
 
-PROBED_TOKENS = (14, 9)
+PROBED_TOKENS = (24, 17)
 """The lengths of two sequences that are run through a model to see what it does."""
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
 
 class ForwardArguments:
-    """The keyword arguments of a model's forward that a step passes, as far as it takes them."""
+    """The keyword arguments of a model's forward that a step passes, as far as it takes them.
+
+    `attention` is the attention implementation that the model was loaded with: some compute another
+    function with another one.
+    """
 
     def __init__(self, model: Any) -> None:
         parameters = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._names = None if takes_any else frozenset(parameters)
+        self.attention = str(model.config._attn_implementation)
         self.cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
 
     def of(self, cache: Any, **arguments: Any) -> dict[str, Any]:
@@ -57,22 +62,17 @@ class SequenceForward:
         self.use_own_attention()
         self.bytes_per_token = 1  # at least, or nothing would be counted
         device = model.device
-        self.probed = [
-            (7 * torch.arange(1, n + 1, device=device) + n)
-            % model.config.get_text_config().vocab_size
-            for n in PROBED_TOKENS
-        ]
+        size = int(model.config.get_text_config(decoder=True).vocab_size)
+        self.probed = []
+        for length in PROBED_TOKENS:
+            index = torch.arange(length, device=device)
+            self.probed.append((31 * index * index + 17 * index + length) % size)
         self.expected = self._whole()
         self._check()
 
     def use_own_attention(self) -> None:
-        """Let the layers attend as transformers does."""
-        for implementation in ("sdpa", "eager"):
-            try:
-                self._model.set_attn_implementation(implementation)
-            except (ValueError, ImportError):
-                continue
-            break
+        """Let the layers attend as they did when the model was loaded."""
+        self._model.set_attn_implementation(self._arguments.attention)
 
     def run(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cache: Any, keep: torch.Tensor
@@ -144,7 +144,7 @@ class SequenceForward:
     def _in_turns(self) -> list[torch.Tensor]:
         caches = [DynamicCache(config=self._model.config) for _ in self.probed]
         logits: list[list[torch.Tensor]] = [[] for _ in self.probed]
-        for piece in ((0, 4), (4, 9), (9, 10), (10, 14)):
+        for piece in ((0, 7), (7, 16), (16, 17), (17, 24)):
             for i, (ids, cache) in enumerate(zip(self.probed, caches, strict=True)):
                 positions = torch.arange(len(ids), device=ids.device)[slice(*piece)]
                 if len(positions):
