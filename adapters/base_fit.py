@@ -8,6 +8,10 @@ from adapters.tensor_roles import TensorRole
 
 _MAX_LISTED = 12
 
+ANY_SHAPE = (0, 0)
+"""Of a module of a base whose factors are checked when they are laid out: which of its parameters
+they are for isn't told by a name."""
+
 
 def base_problems(
     modules: Mapping[str, ModuleTensors],
@@ -33,7 +37,7 @@ def base_problems(
             f"base: {listed(missing)}; the base has {listed(base_modules)}"
         )
     for module, tensors in named.items():
-        if module in base_modules:
+        if module in base_modules and base_modules[module] != ANY_SHAPE:
             problems += _shape_problems(module, tensors, base_modules[module], made_for)
     return problems
 

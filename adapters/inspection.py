@@ -79,7 +79,11 @@ def inspect_adapter(
             problems += base_problems(modules, base_modules, config.base_reference)
     if problems or config is None:
         raise InspectionError(f"the adapter in {folder} can't be used:", problems)
-    ranks = {module: rank for module, t in modules.items() if (rank := rank_of(t)) is not None}
+    ranks = {
+        module: rank
+        for module, t in modules.items()
+        if (rank := rank_of(t)) is not None and not _wraps_parameters(config, module)
+    }
     names = tuple(module for module in modules if module)
     return AdapterInspection(
         method=config.method,
@@ -94,6 +98,11 @@ def inspect_adapter(
         invocation_token_ids=config.invocation_token_ids if isinstance(config, LoraConfig) else (),
         parts=tuple(role for role in TensorRole if any(role in t for t in modules.values())),
     )
+
+
+def _wraps_parameters(config: AdapterConfig, module: str) -> bool:
+    """Whether the module's factors are of bare parameters, which take no rank pages."""
+    return isinstance(config, LoraConfig) and config.wraps_parameters(module)
 
 
 def _files(folder: Path, problems: list[str]) -> dict[str, Path]:

@@ -26,7 +26,6 @@ _ADALORA_EPSILON = 1e-5
 
 # Key -> what it is called. A value that isn't empty, false or None asks for it.
 _UNSERVED_FEATURES: Mapping[str, str] = {
-    "target_parameters": "LoRA on bare parameters",
     "layer_replication": "replicated layers",
     "use_qalora": "QALoRA",
     "use_bdlora": "block-diagonal LoRA",
@@ -49,6 +48,7 @@ class LoraConfig:
     `invocation_token_ids` make it an activated LoRA (arXiv:2504.12397): it acts from their last
     occurrence in the prompt on. `token_ids` are the tokens with trained embeddings, by the module
     that holds them ("" means the input embedding). `modules_to_save` were trained in full.
+    `target_parameters` are bare parameters with factors of their own, as of a layer's experts.
     """
 
     method: str
@@ -65,6 +65,7 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = ()
     token_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     invocation_token_ids: tuple[int, ...] = ()
+    target_parameters: tuple[str, ...] = ()
 
     @property
     def is_adalora(self) -> bool:
@@ -96,6 +97,19 @@ class LoraConfig:
             return True
         return names_module(self.target_modules, module)
 
+    def wraps_parameters(self, module: str) -> bool:
+        """Whether factors under this name are of a bare parameter (`target_parameters`).
+
+        Such a module's parameters are nested: `module.base_layer` has the one that was wrapped
+        first. Factors for all experts of a layer are one matrix, of several times the rank.
+        """
+        if not self.target_parameters:
+            return False
+        owners = {name.rpartition(".")[0] for name in self.target_parameters}
+        if module.endswith(".base_layer") or names_module(tuple(owners - {""}), module):
+            return True
+        return "" in owners and not self.targets(module)
+
     def saves(self, module: str) -> bool:
         """Whether `module` was trained in full."""
         return names_module(self.modules_to_save, module)
@@ -112,6 +126,7 @@ def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraC
     wrong += _flag_problems(document)
     targets = module_targets(document, wrong)
     saved = string_tuple(document, "modules_to_save", wrong)
+    parameters = string_tuple(document, "target_parameters", wrong)
     tokens = token_table(document, "trainable_token_indices", wrong)
     problems += wrong
     if wrong:
@@ -131,6 +146,7 @@ def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraC
         modules_to_save=saved,
         token_ids=tokens,
         invocation_token_ids=tuple(document.get("alora_invocation_tokens") or ()),
+        target_parameters=parameters,
     )
 
 

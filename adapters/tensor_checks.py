@@ -151,6 +151,8 @@ def _pair_problems(
             f"{module}: lora_A {list(a)} and lora_B {list(b)} don't multiply: they must be "
             "[r, in] and [out, r]"
         ]
+    if config.wraps_parameters(module):
+        return []
     problems = []
     rank = config.rank_of(module)
     if rank is not None and a[0] != rank:

@@ -263,12 +263,19 @@ def _scheduling(config: ServerConfig, model: AssembledModel) -> tuple[SchedulerS
         num_blocks=model.num_blocks,
         num_adapter_pages=config.adapter_bank_pages,
         max_lora_rank=config.max_lora_rank,
-        enable_prefix_cache=config.prefix_cache,
+        enable_prefix_cache=_has_prefix_cache(config, model),
     )
     scheduler = Scheduler(
         settings, eos_token_ids=model.tokenizer.eos_token_ids, base_digest=model.base_digest
     )
     return settings, scheduler
+
+
+def _has_prefix_cache(config: ServerConfig, model: AssembledModel) -> bool:
+    """A state isn't kept for each block, so a sequence with one can't start behind cached ones."""
+    if config.prefix_cache and model.keeps_states:
+        logger.info("prefix cache: off, this base's sequences keep a state beside their blocks")
+    return config.prefix_cache and not model.keeps_states
 
 
 def _prefill_beside_decodes(config: ServerConfig, backend: str) -> int | None:

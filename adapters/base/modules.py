@@ -5,15 +5,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapters.base_fit import ANY_SHAPE
+
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(in_features, out_features) of a linear layer of any kind, None for other modules."""
     if isinstance(module, nn.Linear):  # bitsandbytes' Linear4bit is one
-        return module.in_features, module.out_features
+        return None if _is_router(module) else (module.in_features, module.out_features)
     if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear
         weight: Any = module.weight
         return int(weight.shape[0]), int(weight.shape[1])
     return None
+
+
+def _is_router(module: nn.Linear) -> bool:
+    """Whether it is a linear in name only: a router that gives scores and choices.
+
+    Of transformers' subclasses of `nn.Linear` only those give something other than a tensor.
+    """
+    return type(module).__name__.endswith("Router")
 
 
 def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -27,8 +37,29 @@ def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def expert_parameters(module: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """The shapes of the 3-D weights of a layer's experts, in order; empty for other modules.
+
+    These are the modules that transformers' `use_experts_implementation` marks.
+    """
+    if not hasattr(module, "has_gate") or not hasattr(module, "is_transposed"):
+        return {}
+    return {
+        name: (int(p.shape[0]), int(p.shape[1]), int(p.shape[2]))
+        for name, p in module.named_parameters(recurse=False)
+        if p.dim() == 3
+    }
+
+
+def _experts_names(name: str, module: nn.Module) -> list[str]:
+    """What PEFT calls the wrapped parameters of a layer's experts, the outermost first."""
+    return [name + ".base_layer" * depth for depth in range(len(expert_parameters(module)))]
+
+
 def adaptable_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Module name -> shape of everything that an adapter may change.
+
+    A layer's experts stand for each of their parameters that PEFT may wrap, as `ANY_SHAPE`.
 
     The linears and the output head as (in, out), the token embedding as (vocabulary, hidden), and
     norms with a bias, of which only that can be trained, as (size, size).
@@ -44,6 +75,8 @@ def adaptable_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
             shapes[name] = shape
         elif isinstance(module, nn.LayerNorm) and module.bias is not None:
             shapes[name] = module.normalized_shape[-1], module.normalized_shape[-1]
+        else:
+            shapes |= dict.fromkeys(_experts_names(name, module), ANY_SHAPE)
     return shapes
 
 

@@ -43,6 +43,7 @@ class ScheduledRow:
     the index of the drawn token in the answer, and `seed` the sequence's own seed. `history` is
     the sequence's whole text so far, virtual tokens first (the scheduler's own list: read it,
     don't keep it).
+    `state_slot` is the sequence's alone while it runs; a row from position 0 starts it anew.
     When `scores` is true the logits of all its tokens are wanted, for the prompt's log
     probabilities. `matcher` is the sequence's place in its grammar: the sampler moves it on.
     """
@@ -60,6 +61,7 @@ class ScheduledRow:
     history: Sequence[int] = ()
     scores: bool = False
     matcher: TokenMatcher | None = None
+    state_slot: int = 0
 
     @property
     def num_logits(self) -> int:

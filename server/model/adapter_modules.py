@@ -22,6 +22,13 @@ class AdaptedModule(nn.Module):
         assert isinstance(weight, torch.Tensor)
         return weight
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base's; None where it has none."""
+        bias = getattr(self.base, "bias", None)
+        assert bias is None or isinstance(bias, torch.Tensor)
+        return bias
+
 
 class AdapterNorm(AdaptedModule):
     """A norm whose bias adapters may change."""

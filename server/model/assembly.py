@@ -82,6 +82,7 @@ class AssembledModel:
     num_blocks: int
     max_model_len: int
     vocab_size: int
+    keeps_states: bool = False
     full_step_seconds: float = 0.0
 
 
@@ -127,7 +128,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     generic = GenericModel(base.model, max_model_len=window, backend=backend)
     num_blocks = _num_blocks(generic, settings, dtype)
     max_model_len = min(window, num_blocks * settings.block_size)
-    has_graphs = backend.make_static_work is not None
+    has_graphs = backend.make_static_work is not None and generic.is_capturable
     cache = KVCache(
         generic.geometry,
         num_blocks=num_blocks + has_graphs,  # a captured graph's padding writes to the last one
@@ -140,7 +141,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     parts = _Parts(base, generic, cache, bank, max_model_len)
     if library is None:
         way = _generic_way(parts, backend, settings, device)
-    elif is_native_architecture(base.model.config):
+    elif is_native_architecture(base.model.config) and not generic.keeps_states:
         way = _native_way(parts, library, settings)
     else:
         way = _generic_way_on_native_kernels(parts, library, settings)
@@ -185,11 +186,13 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
+        keeps_states=generic.keeps_states,
         full_step_seconds=full_step_seconds(
             runner,
             max_batch_tokens=settings.max_batch_tokens,
             max_model_len=max_model_len,
             block_size=settings.block_size,
+            keeps_states=generic.keeps_states,
         ),
     )
 
@@ -200,7 +203,7 @@ def _generic_way(
     """transformers' modules over torch or Triton kernels; decode in CUDA graphs where it can be."""
     parts.generic.install_adapters(parts.bank)
     model: StepModel = parts.generic
-    if backend.make_static_work is not None:
+    if backend.make_static_work is not None and parts.generic.is_capturable:
         graphs = DecodeGraphs(
             parts.generic,
             parts.cache,
@@ -300,7 +303,8 @@ def num_token_ids(model: Any) -> int:
     Its config may say otherwise, and its tokenizer may know more.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return min(int(model.config.vocab_size), int(embedding.num_embeddings), int(head.out_features))
+    configured = int(model.config.get_text_config(decoder=True).vocab_size)
+    return min(configured, int(embedding.num_embeddings), int(head.out_features))
 
 
 def num_named_ids(tokenizer: Any) -> int:
@@ -322,7 +326,7 @@ def model_bytes(base: LoadedBase) -> int:
 
 
 def _window(base: LoadedBase, max_model_len: int | None) -> int:
-    config = base.model.config
+    config = base.model.config.get_text_config(decoder=True)
     window = getattr(config, "max_position_embeddings", None) or max_model_len or 2048
     if max_model_len is None:
         return int(window)
@@ -334,7 +338,7 @@ def _window(base: LoadedBase, max_model_len: int | None) -> int:
 
 
 def _num_blocks(model: GenericModel, settings: ModelSettings, dtype: torch.dtype) -> int:
-    block_bytes = model.geometry.bytes_per_token(dtype.itemsize) * settings.block_size
+    block_bytes = model.kv_bytes_per_token(dtype.itemsize) * settings.block_size
     num_blocks = int(settings.kv_cache_gib * _GIB) // block_bytes
     if num_blocks < 1:
         raise ConfigurationError(

@@ -1,12 +1,14 @@
 """What laying out an adapter needs to know of the base model it is for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
+from server.model.experts_shape import ExpertsShape, experts_shapes
 from server.model.geometry import AttentionGeometry
 
 
@@ -29,7 +31,8 @@ class BaseWeights(Protocol):
 @dataclass(frozen=True)
 class BaseFacts:
     """`is_tied`: the output head is the token embedding. `input_scaled` are the linears whose
-    inputs a backend can scale for one row alone; None is all."""
+    inputs a backend can scale for one row alone; None is all. `takes_prefix`: a trained prefix of
+    keys and values can stand before a sequence. `experts` are the layers of experts by name."""
 
     embedding: str
     head: str
@@ -38,9 +41,11 @@ class BaseFacts:
     is_tied: bool
     geometry: AttentionGeometry
     input_scaled: frozenset[str] | None = None
+    takes_prefix: bool = True
+    experts: Mapping[str, ExpertsShape] = field(default_factory=dict)
 
 
-def base_facts(model: Any, geometry: AttentionGeometry) -> BaseFacts:
+def base_facts(model: Any, geometry: AttentionGeometry, *, takes_prefix: bool = True) -> BaseFacts:
     """Read a transformers causal LM, before anything in it is wrapped."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
@@ -51,6 +56,8 @@ def base_facts(model: Any, geometry: AttentionGeometry) -> BaseFacts:
         hidden_size=int(embedding.weight.shape[1]),
         is_tied=head.weight is embedding.weight,
         geometry=geometry,
+        takes_prefix=takes_prefix,
+        experts=experts_shapes(model),
     )
 
 

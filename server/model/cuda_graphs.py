@@ -200,7 +200,7 @@ class DecodeGraphs:
                 size,
                 max_context=min(max_model_len, MAX_CONTEXT_TOKENS),
                 block_size=cache.block_size,
-                scratch_block=cache.keys.shape[1] - 1,
+                scratch_block=cache.num_blocks - 1,
                 device=device,
             )
             for size in default_buckets(max_rows)
@@ -210,6 +210,12 @@ class DecodeGraphs:
     @property
     def num_graphs(self) -> int:
         return len(self._replays)
+
+    keeps_states = False
+
+    def state_bytes(self) -> int:
+        """0: a model that keeps states isn't captured."""
+        return 0
 
     def capture(self) -> None:
         """Capture every bucket, with and without adapters, over padding rows alone.

@@ -67,6 +67,7 @@ class DecodeInputs:
             row_lengths=same.row_lengths,
             starts=tuple(starts),
             extras=extras,
+            state_slots=tuple(row.state_slot for row in rows),
         )
 
     def _work(

@@ -17,11 +17,12 @@ from server.core.stack import AdapterVersion
 from server.core.traits import AdapterTraits
 from server.model.adapter_tensors import ModuleTensors, config_of, tensors_of
 from server.model.base_facts import BaseFacts, BaseWeights
+from server.model.expert_parts import expert_factors, experts_module
 from server.model.linear_parts import add_bias, add_linear
 from server.model.page_builder import PageBuilder
 from server.model.page_layout import PageLayout
 from server.model.row_table import RowTable
-from server.model.special_parts import SpecialParts, TableChange
+from server.model.special_parts import ExpertFactors, SpecialParts, TableChange
 from server.model.table_parts import prefix, soft_prompt, table_change
 
 
@@ -96,10 +97,14 @@ class PagedAdapterLoader:
         modules = tensors_of(image)
         facts = self._facts
         known = {"", facts.embedding, facts.head, *self._vectors}
-        if unmatched := sorted(set(modules) - known):
+        unmatched = sorted(
+            m for m in set(modules) - known if experts_module(m) not in facts.experts
+        )
+        if unmatched:
             raise ValueError(f"modules that this base doesn't have: {', '.join(unmatched[:5])}")
         builder = PageBuilder(self._layout, self._dtype)
         changes: dict[str, TableChange] = {}
+        experts: dict[tuple[str, str], ExpertFactors] = {}
         prompt: RowTable | None = None
         for module, tensors in modules.items():
             if not module:
@@ -114,6 +119,11 @@ class PagedAdapterLoader:
                 place, vectors = self._places[module], self._vectors[module]
                 _check_pairs(module, tensors)
                 add_linear(builder, place, vectors, tensors, config, self._weights, facts)
+            elif experts_module(module) in facts.experts:
+                assert isinstance(config, LoraConfig)
+                _check_pairs(module, tensors)
+                parameter, factors = expert_factors(builder, module, tensors, config, facts.experts)
+                experts[parameter] = factors
             else:
                 add_bias(builder, self._vectors[module], tensors[TensorRole.BIAS], self._weights)
         if builder.rank > adapter.rank:
@@ -129,6 +139,7 @@ class PagedAdapterLoader:
             prefix=prompt if is_prefix else None,
             embedding=changes.get(facts.embedding),
             head=changes.get(facts.head) or self._tied_head(changes),
+            experts=experts,
         )
         built = builder.build()
         pages = built.pages.pin_memory() if self._pin_memory else built.pages
@@ -180,10 +191,11 @@ def _check_pairs(module: str, tensors: ModuleTensors) -> None:
 def _shifted(parts: SpecialParts, num_pages: int) -> SpecialParts:
     """The tables counted from the adapter's first page, not from its first row page."""
 
-    def table(before: RowTable | None) -> RowTable | None:
-        if before is None:
-            return None
+    def moved(before: RowTable) -> RowTable:
         return dataclasses.replace(before, first_page=before.first_page + num_pages)
+
+    def table(before: RowTable | None) -> RowTable | None:
+        return None if before is None else moved(before)
 
     def change(before: TableChange | None) -> TableChange | None:
         if before is None:
@@ -193,5 +205,12 @@ def _shifted(parts: SpecialParts, num_pages: int) -> SpecialParts:
         )
 
     return SpecialParts(
-        table(parts.soft_prompt), table(parts.prefix), change(parts.embedding), change(parts.head)
+        table(parts.soft_prompt),
+        table(parts.prefix),
+        change(parts.embedding),
+        change(parts.head),
+        {
+            name: dataclasses.replace(f, a=moved(f.a), b=moved(f.b))
+            for name, f in parts.experts.items()
+        },
     )

@@ -76,8 +76,7 @@ class NativeModel:
             embedding,
             head,
             description.final_norm(),
-            cache.keys,
-            cache.values,
+            *cache.stacked,
             max_tokens=max_batch_tokens,
         )
         tables = {
@@ -107,6 +106,12 @@ class NativeModel:
         if step.extras is not None and rows is not None and rows.sample_hidden is not None:
             self._extras.change_logits(logits_SV, rows.sample_hidden, step.extras)
         return logits_SV
+
+    keeps_states = False
+
+    def state_bytes(self) -> int:
+        """0: all that sequences keep is in the paged cache."""
+        return 0
 
     def phase_seconds(self) -> dict[str, float]:
         """Seconds in each phase of the step, since the start."""

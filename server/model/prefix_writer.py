@@ -20,8 +20,8 @@ def _write(fill: PrefixFill, block_ids: Sequence[int], bank: AdapterBank, cache:
     resident = bank.residents[fill.page]
     table = resident.parts.prefix
     assert table is not None, "a prefix fill for an adapter without a prefix"
-    device = cache.keys.device
-    num_layers = cache.keys.shape[0]
+    keys, values = cache.stacked
+    device, num_layers = keys.device, keys.shape[0]
     num_virtual = table.num_rows // (2 * num_layers)
     positions = torch.arange(fill.start, fill.end, device=device)
     blocks = torch.tensor(list(block_ids), device=device)[positions // cache.block_size]
@@ -29,6 +29,6 @@ def _write(fill: PrefixFill, block_ids: Sequence[int], bank: AdapterBank, cache:
     first_row = torch.arange(2 * num_layers, device=device) * num_virtual
     rows = resident.table(table).rows((first_row[:, None] + positions).flatten())
     # Layers, keys or values, tokens, heads, head dim.
-    rows_LSTHD = rows.view(num_layers, 2, len(positions), *cache.keys.shape[3:])
-    cache.keys.flatten(1, 2).index_copy_(1, slots, rows_LSTHD[:, 0])
-    cache.values.flatten(1, 2).index_copy_(1, slots, rows_LSTHD[:, 1])
+    rows_LSTHD = rows.view(num_layers, 2, len(positions), *keys.shape[3:])
+    keys.flatten(1, 2).index_copy_(1, slots, rows_LSTHD[:, 0])
+    values.flatten(1, 2).index_copy_(1, slots, rows_LSTHD[:, 1])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -26,6 +27,15 @@ class StepModel(Protocol):
 
     def forward(self, step: StepInputs, cache: KVCache) -> torch.Tensor:
         """[S, vocabulary] logits; writes the step's keys and values into `cache`."""
+        ...
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the step must hold each of its rows as a step of its own too."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Bytes that sequences hold now beside the paged cache."""
         ...
 
 
@@ -89,6 +99,13 @@ class TorchRunner:
 
     def _inputs(self, batch: ScheduledBatch) -> StepInputs:
         write_prefixes(batch, self._bank, self._cache)
+        step = self._laid_out(batch)
+        if not self._model.keeps_states:
+            return step
+        rows = [self._laid_out(ScheduledBatch((row,))) for row in batch.rows]
+        return replace(step, rows=tuple(rows))
+
+    def _laid_out(self, batch: ScheduledBatch) -> StepInputs:
         extras = StepExtras.from_batch(batch, self._bank)
         if only_decodes(batch):
             return self._decodes.inputs(batch.rows, extras)
@@ -107,6 +124,7 @@ class TorchRunner:
             "weights": self._weight_bytes,
             "kv_cache": self._cache.size_bytes,
             "adapter_bank": self._bank.size_bytes,
+            "sequence_states": self._model.state_bytes(),
             "activations": self._peak_logits_bytes,
         }
 

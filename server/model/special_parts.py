@@ -1,6 +1,7 @@
 """What an adapter changes besides linears: embeddings, output head, virtual tokens, prefix."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,18 +24,31 @@ class TableChange:
 
 
 @dataclass(frozen=True)
+class ExpertFactors:
+    """A LoRA on the weights of a layer's experts: `a` [experts * rank, in] and `b` [experts * rank,
+    out], expert after expert; the delta of an expert is its rows of b.T @ a * `factor`."""
+
+    a: RowTable
+    b: RowTable
+    rank: int
+    factor: float
+
+
+@dataclass(frozen=True)
 class SpecialParts:
     """Of one adapter; None where it has no such part.
 
     `soft_prompt` is [virtual tokens, hidden]; `prefix` is [layers * 2 * virtual tokens, kv size],
-    of each layer its keys, then its values.
+    of each layer its keys, then its values. `experts` are by module and parameter.
     """
 
     soft_prompt: RowTable | None = None
     prefix: RowTable | None = None
     embedding: TableChange | None = None
     head: TableChange | None = None
+    experts: Mapping[tuple[str, str], ExpertFactors] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.soft_prompt or self.prefix or self.embedding or self.head)
+        changes = (self.soft_prompt, self.prefix, self.embedding, self.head, self.experts)
+        return not any(changes)

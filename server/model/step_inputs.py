@@ -30,6 +30,8 @@ class StepInputs:
     num_decode_rows        leading rows of one token
     row_lengths            tokens of each row, on the host
     extras                 what rows need beside rank pages; None where none does
+    state_slots            the slot of each row's recurrent state
+    rows                   each row as a step of its own, for models that keep a state; else empty
 
     A virtual token is token 0 here; `extras` knows better.
     """
@@ -48,6 +50,8 @@ class StepInputs:
     row_lengths: tuple[int, ...]
     starts: tuple[int, ...]
     extras: StepExtras | None = None
+    state_slots: tuple[int, ...] = ()
+    rows: "tuple[StepInputs, ...]" = ()
 
     @property
     def num_rows(self) -> int:
@@ -101,6 +105,7 @@ class StepInputs:
             row_lengths=tuple(lengths),
             starts=tuple(int(s) for s in starts),
             extras=extras,
+            state_slots=tuple(row.state_slot for row in rows),
         )
 
 

@@ -78,9 +78,11 @@ def prefix(
 ) -> RowTable:
     """Keys and values of virtual tokens, of each layer its keys, then its values."""
     builder.has_effect = True
-    geometry = facts.geometry
-    size = geometry.num_kv_heads * geometry.key_dim
-    if geometry.key_dim != geometry.value_dim:
+    geometry, layer = facts.geometry, facts.geometry.uniform
+    if not facts.takes_prefix or layer is None:
+        raise ValueError("a prefix of keys and values can't be given to this base's layers")
+    size = layer.num_heads * layer.key_dim
+    if layer.key_dim != layer.value_dim:
         raise ValueError("a prefix needs keys and values of one size, and this base's differ")
     shape = (config.num_virtual_tokens, 2 * geometry.num_layers * size)
     flat = _shaped("prompt_embeddings", prompt, shape)

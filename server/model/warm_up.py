@@ -13,19 +13,25 @@ _NUM_TRIES = 4
 
 
 def full_step_seconds(
-    runner: TorchRunner, *, max_batch_tokens: int, max_model_len: int, block_size: int
+    runner: TorchRunner,
+    *,
+    max_batch_tokens: int,
+    max_model_len: int,
+    block_size: int,
+    keeps_states: bool = False,
 ) -> float:
     """Seconds of a step of `max_batch_tokens` tokens at the end of a full window, from above.
 
     Measured on fewer tokens, after one unmeasured step, and scaled up as if none of it were a
-    step's fixed price. Writes to block 0, which nobody has yet.
+    step's fixed price. Writes to block 0, which nobody has yet. A model that keeps states computes
+    the first tokens of a window instead: there is none to go on from.
     """
     num_tokens = min(_NUM_TOKENS, max_batch_tokens, max_model_len)
     block_ids = (0,) * -(-max_model_len // block_size)
     row = ScheduledRow(
         sequence_id=-1,
         token_ids=(0,) * num_tokens,
-        start=max_model_len - num_tokens,
+        start=0 if keeps_states else max_model_len - num_tokens,
         block_ids=block_ids,
         work=(),
         sampling=SamplingParams(max_tokens=1),

@@ -4,7 +4,6 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
 
 from server.core.batch import ScheduledBatch, ScheduledRow, StepOutput
 from server.core.request import FinishReason
@@ -18,6 +17,7 @@ from server.scheduling.room import Room
 from server.scheduling.sequence import Sequence, SequencePhase, count_pins
 from server.scheduling.shares import EVERYBODY, Shares, Turns
 from server.scheduling.slots import AdapterSlots
+from server.scheduling.state_slots import StateSlots
 from server.scheduling.step_limits import StepLimits
 
 _MAX_PASSED_OVER = 32
@@ -43,6 +43,7 @@ class Scheduler:
             enable_prefix_cache=settings.enable_prefix_cache,
         )
         self.slots = AdapterSlots(settings.num_adapter_pages)
+        self._states = StateSlots(settings.max_num_sequences)
         self._room = Room(settings, self.blocks, self.slots)
         self._queue = FairQueue()
         self._sequences: dict[int, Sequence] = {}
@@ -186,6 +187,9 @@ class Scheduler:
         """Assert that blocks, pages and pins are held by exactly the running sequences."""
         self.blocks.check_integrity([s.block_ids for s in self._running])
         self.slots.check_integrity(count_pins(self._running))
+        self._states.check_integrity(
+            [s.state_slot for s in self._running if s.state_slot is not None]
+        )
         assert len(self._queue) + len(self._running) == len(self._sequences)
         assert self._held == Counter(s.flow for s in self._running)
 
@@ -315,6 +319,9 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self.blocks.free(sequence.block_ids)
         sequence.block_ids = []
+        assert sequence.state_slot is not None
+        self._states.free(sequence.state_slot)
+        sequence.state_slot = None
         sequence.num_computed = 0
         sequence.num_registered = 0
         sequence.hold_pages({})
@@ -361,7 +368,7 @@ class Scheduler:
         self._forget_waiting(sequence)
         placed = self.slots.pin(sequence.adapter_pages)
         self._placements.update(placed)
-        sequence.hold_pages(self._pages(sequence.adapter_pages))
+        sequence.hold_pages(self.slots.held_pages(sequence.adapter_pages))
         computed_by = f"{self._base_digest}|{sequence.root_namespace}"
         root = self.blocks.root(computed_by, sequence.cache_salt)
         sequence.chain_keys = sequence.find_chain_keys(self._settings.block_size)
@@ -370,6 +377,7 @@ class Scheduler:
         sequence.block_ids, sequence.chain = self.blocks.match(root, known, sequence.chain_keys)
         sequence.num_registered = len(sequence.block_ids)
         sequence.begin(len(sequence.block_ids) * self._settings.block_size)
+        sequence.state_slot = self._states.grant()
         sequence.phase = SequencePhase.RUNNING
         self._running.append(sequence)
         self._held[sequence.flow] += 1
@@ -378,14 +386,6 @@ class Scheduler:
         self._passed_over.pop(sequence.sequence_id, None)
         if self._blocked_by == sequence.flow:
             self._blocked_by = None
-
-    def _pages(self, digests: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
-        pages: dict[str, tuple[int, ...]] = {}
-        for digest in digests:
-            held = self.slots.pages_of(digest)
-            assert held is not None, digest
-            pages[digest] = held
-        return pages
 
     def _register_full_blocks(self, sequence: Sequence) -> None:
         size = self._settings.block_size

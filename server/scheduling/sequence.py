@@ -85,6 +85,7 @@ class Sequence:
         self.num_cached_tokens = 0  # of the prompt, when it last began
         self.num_preemptions = 0
         self.block_ids: list[int] = []
+        self.state_slot: int | None = None  # held while it runs
         self.chain: bytes = b""
         self.num_registered = 0
         self.finish_reason: FinishReason | None = None
@@ -103,6 +104,7 @@ class Sequence:
     def row(self, num_tokens: int) -> ScheduledRow:
         """The next `num_tokens` tokens, as one row of a step."""
         start = self.num_computed
+        assert self.state_slot is not None
         return ScheduledRow(
             sequence_id=self.sequence_id,
             token_ids=self.token_ids[start : start + num_tokens],
@@ -117,6 +119,7 @@ class Sequence:
             history=self.token_ids,
             scores=self.wants_scores,
             matcher=self.matcher,
+            state_slot=self.state_slot,
         )
 
     @property

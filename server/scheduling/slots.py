@@ -6,7 +6,7 @@ fragmentation between ranks. No tensors here: the runner owns the bytes behind t
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -56,6 +56,10 @@ class AdapterSlots:
         """The pages of a resident adapter."""
         slot = self._slots.get(digest)
         return slot.pages if slot else None
+
+    def held_pages(self, digests: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The pages of adapters that are all resident, since somebody pins them."""
+        return {digest: self._slots[digest].pages for digest in digests}
 
     def can_pin(
         self, wanted: dict[str, int], unpinned: Mapping[str, int] = MappingProxyType({})

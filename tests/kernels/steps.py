@@ -68,6 +68,6 @@ def make_cache(
         dtype=dtype,
         device=device(),
     )
-    cache.keys.copy_(torch.randn(cache.keys.shape, generator=generator))
-    cache.values.copy_(torch.randn(cache.values.shape, generator=generator))
+    for tensor in cache.stacked:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
     return cache

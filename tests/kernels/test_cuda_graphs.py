@@ -111,7 +111,7 @@ def test_padded_decode_gives_the_same_answers_and_touches_no_other_block(tmp_pat
     plain_requests, graphed_requests = requests(plain, tmp_path), requests(graphed, tmp_path)
     for rows in (slice(0, 5), slice(1, 3), slice(0, 5), slice(4, 5)):
         counting.sizes.clear()
-        before = cache.keys.clone()
+        before = cache.stacked[0].clone()
         tokens, logits = plain.generate(plain_requests[rows], 6)
         graph_tokens, graph_logits = graphed.generate(graphed_requests[rows], 6)
         assert graph_tokens == tokens
@@ -121,7 +121,7 @@ def test_padded_decode_gives_the_same_answers_and_touches_no_other_block(tmp_pat
         assert counting.sizes.count(bucket or 0) >= 4, "no decode step went through a graph"
         # The sequences of this round hold 24 blocks each; no padding row wrote beyond them.
         held = (rows.stop - rows.start) * 24
-        assert torch.equal(cache.keys[:, held:NUM_BLOCKS], before[:, held:NUM_BLOCKS])
+        assert torch.equal(cache.stacked[0][:, held:NUM_BLOCKS], before[:, held:NUM_BLOCKS])
 
 
 def test_padding_rows_read_and_write_the_scratch_block_only() -> None:

@@ -127,7 +127,8 @@ def native_backend(
         options: AttentionOptions,
     ) -> torch.Tensor:
         keys, values = cache.keys[layer], cache.values[layer]
-        if options.slopes_H is not None or keys.shape != values.shape:
+        has_own_scores = options.slopes_H is not None or options.sinks_H is not None
+        if has_own_scores or keys.shape != values.shape:
             return reference.attend(queries_THD, cache, layer, step, options)
         return ops.attention(
             queries_THD.contiguous(),

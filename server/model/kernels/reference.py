@@ -23,7 +23,7 @@ def attend(
 
     Scores and softmax in float32. Decode rows run as one padded batch, prefill chunks one by one.
     """
-    out = queries_THD.new_empty(*queries_THD.shape[:2], cache.values.shape[-1])
+    out = queries_THD.new_empty(*queries_THD.shape[:2], cache.values[layer].shape[-1])
     num_decode = step.num_decode_rows
     if num_decode:
         lens = step.seq_lens[:num_decode]
@@ -70,11 +70,20 @@ def _attend_rows(
     hidden = distance_RQL < 0
     if options.sliding_window is not None:
         hidden |= distance_RQL >= options.sliding_window
-    weights = scores.masked_fill(hidden[:, None], float("-inf")).softmax(-1)
+    scores = scores.masked_fill(hidden[:, None], float("-inf"))
+    weights = _softmax(scores, options.sinks_H)
     weights = weights.to(values_RLKD.dtype).view(num_rows, num_kv_heads, group * num_queries, -1)
     out: torch.Tensor = weights @ values_RLKD.permute(0, 2, 1, 3)
     out = out.view(num_rows, num_kv_heads, group, num_queries, -1)
     return out.permute(0, 3, 1, 2, 4).reshape(num_rows, num_queries, num_heads, -1)
+
+
+def _softmax(scores_RHQL: torch.Tensor, sinks_H: torch.Tensor | None) -> torch.Tensor:
+    """Over the last axis, where a head's sink takes part and is left out of what comes back."""
+    if sinks_H is None:
+        return scores_RHQL.softmax(-1)
+    sinks = sinks_H.float()[None, :, None, None].expand(*scores_RHQL.shape[:-1], 1)
+    return torch.cat([scores_RHQL, sinks], -1).softmax(-1)[..., :-1]
 
 
 class AdapterWork:

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from server.model.geometry import AttentionOptions
+from server.model.kernels import reference
 from server.model.kv_cache import KVCache
 from server.model.step_inputs import StepInputs
 
@@ -43,9 +44,11 @@ def attend(
     As `reference.attend`, with scores, softmax and sums in float32 and the weights in the cache's
     dtype. Nothing is read back from the device. `piece_tokens` is a multiple of 64.
     """
+    if options.sinks_H is not None:
+        return reference.attend(queries_THD, cache, layer, step, options)
     if queries_THD.stride(2) != 1:
         queries_THD = queries_THD.contiguous()
-    out_THD = queries_THD.new_empty(*queries_THD.shape[:2], cache.values.shape[-1])
+    out_THD = queries_THD.new_empty(*queries_THD.shape[:2], cache.values[layer].shape[-1])
     num_decode = step.num_decode_rows
     if num_decode:
         longest = max(step.starts[:num_decode]) + 1

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
-from server.core.errors import UnsupportedModelError
-from server.model.generic import GenericModel
+from loadtests.bases import measure
+from loadtests.bases import tiny_model as tiny_base_model
+from loadtests.fixtures.base_configs import tiny_bases
+from server.core.batch import ScheduledBatch, ScheduledRow
+from server.core.request import SamplingParams
+from server.model.step_inputs import StepInputs
 from tests.unit.model.tiny import CONFIGS, TinyEngine, greedy, make_adapter, tiny_model
 
 NUM_TOKENS = 12
@@ -96,25 +99,59 @@ def test_rank_and_alpha_patterns_follow_peft(tmp_path: Path) -> None:
     torch.testing.assert_close(logits[0], want_logits, atol=LOGITS_ATOL, rtol=0)
 
 
+# One of each way through the generic model, with what is particular to it turned on.
+_BASES = (
+    "qwen3_5_text", "qwen3_next", "granitemoehybrid (4.0, mamba)", "nemotron_h", "lfm2",
+    "falcon_h1", "bamba", "jamba", "mamba2", "gpt_oss (sinks)", "gemma4_text", "gemma4_text E2B-like",
+    "gemma3n_text", "gemma3 (4b+, multimodal)", "mistral3 (Small 3.x)", "qwen3_vl",
+    "llama4 (multimodal)", "qwen3_moe", "deepseek_v3 (MLA, vdim 24)", "phimoe",
+    "phi4-mini (partial, longrope)", "gemma3_text nested longrope", "llama dynamic",
+    "falcon 7b (MQA)", "falcon alibi", "gptj", "gpt_neo (local attn)", "mpt (alibi)",
+    "modernbert-decoder", "diffllama", "nemotron (relu2, ln1p)", "stablelm (partial,qk ln)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _BASES)
+def test_bases_of_every_kind_equal_transformers_and_peft(name: str) -> None:
+    result = measure(tiny_bases()[name])
+    assert result.outcome == "exact", result
+
+
 @pytest.mark.parametrize(
-    ("config", "reason"),
+    ("name", "reason"),
     [
-        (transformers.MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=64), "state"),
-        (
-            transformers.LlamaConfig(
-                hidden_size=64,
-                intermediate_size=64,
-                num_hidden_layers=1,
-                num_attention_heads=4,
-                vocab_size=64,
-                max_position_embeddings=64,
-                rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
-            ),
-            "rotary embeddings change with the longest sequence",
-        ),
+        ("rwkv", "their forward takes no cache"),
+        ("recurrent_gemma", "keeps a sequence's state within the model"),
+        ("doge", "gives other logits than for each of them whole"),
+        ("deepseek_v32 (DSA top-k 8)", "gives other logits than for each of them whole"),
+        ("minimax (lightning)", "MiniMax uses cache of its own"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_the_reason(config: object, reason: str) -> None:
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UnsupportedModelError, match=reason):
-        GenericModel(model, max_model_len=128)
+def test_what_cannot_be_served_is_refused_with_the_reason(name: str, reason: str) -> None:
+    """transformers 5.23: its cached forward of doge and of DeepSeek's sparse attention gives other
+    logits than the whole sequence at once, and recurrent_gemma's state is the module's own."""
+    result = measure(tiny_bases()[name])
+    assert result.outcome == "refused"
+    assert reason in result.detail
+
+
+def test_a_state_of_another_moment_is_never_gone_on_with() -> None:
+    """A step that failed in the middle leaves its rows' states unusable."""
+    model = tiny_base_model(tiny_bases()["lfm2"])
+    engine = TinyEngine(model)
+    states = engine.generic._states
+    assert states is not None
+    step = StepInputs.from_batch(ScheduledBatch((_row(0, 0, 3),)), block_size=4, device="cpu")
+    states.open(step)
+    with pytest.raises(RuntimeError, match="the step before it failed"):
+        states.open(
+            StepInputs.from_batch(ScheduledBatch((_row(0, 3, 1),)), block_size=4, device="cpu")
+        )
+    states.open(step)
+    states.close(step)
+
+
+def _row(slot: int, start: int, length: int) -> ScheduledRow:
+    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    ids = [7] * length
+    return ScheduledRow(0, ids, start, [0, 1], (), sampling, True, 0, 0, state_slot=slot)

@@ -8,24 +8,11 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from adapters.base.native.build import NativeLibrary
-from adapters.base.native.ops import NativeOps
-from adapters.base.native.weights import Arithmetic
-from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
-from server.core.request import SamplingParams
-from server.core.stack import AdapterVersion
-from server.model.bank import AdapterBank
-from server.model.generic import GenericModel
-from server.model.host_adapter import PagedAdapterLoader
-from server.model.kernels.native_kernels import native_backend
-from server.model.kv_cache import KVCache
-from server.model.native import NativeModel, native_bank
-from server.model.page_layout import PageLayout
-from server.model.runner import StepModel, TorchRunner
+from loadtests.fixtures.tiny_engine import BLOCK_SIZE, WINDOW, TinyEngine, greedy
+
+__all__ = ["BLOCK_SIZE", "CONFIGS", "WINDOW", "TinyEngine", "greedy", "make_adapter", "tiny_model"]
 
 VOCABULARY = 256
-WINDOW = 128
-BLOCK_SIZE = 4
 
 _COMMON: dict[str, Any] = {
     "hidden_size": 64,
@@ -96,120 +83,3 @@ def make_adapter(model: Any, folder: Path, *, rank: int, seed: int, **options: A
             parameter.data.normal_(0, 0.05)
     peft_model.save_pretrained(folder)
     return peft_model.eval()
-
-
-class TinyEngine:
-    """Runner, bank and cache of a tiny model, driven by hand."""
-
-    def __init__(
-        self,
-        model: Any,
-        *,
-        num_pages: int = 16,
-        library: NativeLibrary | None = None,
-        is_generic: bool = False,
-        arithmetic: Arithmetic = "bfloat16",
-    ) -> None:
-        """The generic way in float32; with `library` native kernels in bfloat16.
-
-        Those run the whole step, or with `is_generic` only the linears, adapters and attention.
-        """
-        dtype = torch.float32 if library is None else torch.bfloat16
-        generic = GenericModel(model, max_model_len=WINDOW)
-        layout = PageLayout.for_modules(generic.module_shapes, generic.norm_sizes)
-        bank = AdapterBank(layout, num_pages, dtype=dtype, device="cpu")
-        cache = KVCache(
-            generic.geometry, num_blocks=256, block_size=BLOCK_SIZE, dtype=dtype, device="cpu"
-        )
-        step_model: StepModel = generic
-        if library is None:
-            generic.install_adapters(bank)
-        elif is_generic:
-            model.to(torch.bfloat16)
-            backend = native_backend(NativeOps(library), native_bank(bank), layout, arithmetic)
-            generic.install_adapters(bank, backend)
-        else:
-            step_model = NativeModel(
-                library,
-                model,
-                generic,
-                bank,
-                cache,
-                max_batch_tokens=128,
-                max_positions=WINDOW,
-                arithmetic=arithmetic,
-            )
-        self.runner = TorchRunner(step_model, cache, bank, weight_bytes=0, device="cpu")
-        source = step_model if isinstance(step_model, NativeModel) else generic
-        self.loader = PagedAdapterLoader(layout, dtype, source.facts, source.weights)
-        self._next_page = 0
-
-    def load(self, folder: Path, rank: int) -> tuple[int, ...]:
-        """Put an adapter into the bank; returns its pages."""
-        adapter = self.loader.load(AdapterVersion("x", 1, str(folder), rank, folder))
-        pages = tuple(range(self._next_page, self._next_page + adapter.num_pages))
-        self._next_page += adapter.num_pages
-        self.runner.place_adapter(pages, adapter)
-        return pages
-
-    def generate(
-        self,
-        requests: list[tuple[list[int], list[tuple[tuple[int, ...], float]]]],
-        count: int,
-        *,
-        chunk: int = 7,
-        follow: list[list[int]] | None = None,
-    ) -> tuple[list[list[int]], list[torch.Tensor]]:
-        """Greedy tokens and the logits of each step, of all requests in one mixed batch.
-
-        A request is its prompt and its (pages, scale) pairs. Prompts run in chunks of `chunk`, so
-        decodes and prefills meet in one batch when prompts differ in length. `follow` gives the
-        tokens to continue with, in place of the model's own choice.
-        """
-        tokens = [list(prompt) for prompt, _ in requests]
-        done = [0] * len(requests)
-        tables = [list(range(i * 24, (i + 1) * 24))[::-1] for i in range(len(requests))]
-        logits: list[list[torch.Tensor]] = [[] for _ in requests]
-        while any(len(logits[i]) < count for i in range(len(requests))):
-            rows = []
-            for i, (_, stack) in enumerate(requests):
-                if len(logits[i]) == count:
-                    continue
-                ids = tokens[i][done[i] : done[i] + chunk]
-                rows.append(
-                    ScheduledRow(
-                        sequence_id=i,
-                        token_ids=ids,
-                        start=done[i],
-                        block_ids=tables[i],
-                        work=[WorkItem(page, scale) for pages, scale in stack for page in pages],
-                        sampling=SamplingParams(max_tokens=1, temperature=0.0),
-                        samples=done[i] + len(ids) == len(tokens[i]),
-                        seed=0,
-                        num_generated=0,
-                    )
-                )
-                done[i] += len(ids)
-            rows.sort(key=lambda row: len(row.token_ids) > 1)
-            values = self.runner.logits(ScheduledBatch(tuple(rows)))
-            for row, value in zip([r for r in rows if r.samples], values, strict=True):
-                logits[row.sequence_id].append(value)
-                index = len(logits[row.sequence_id]) - 1
-                chosen = follow[row.sequence_id][index] if follow else int(value.argmax())
-                tokens[row.sequence_id].append(chosen)
-        answers = [ids[len(requests[i][0]) :] for i, ids in enumerate(tokens)]
-        return answers, [torch.stack(values) for values in logits]
-
-
-def greedy(model: Any, prompt: list[int], count: int) -> tuple[list[int], torch.Tensor]:
-    """What transformers' (or PEFT's) own generate gives: tokens and logits [count, vocabulary]."""
-    out = model.generate(
-        input_ids=torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=count,
-        do_sample=False,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    return out.sequences[0, len(prompt) :].tolist(), torch.stack(out.logits)[:, 0]
