@@ -102,8 +102,8 @@ def test_rank_and_alpha_patterns_follow_peft(tmp_path: Path) -> None:
 # One of each way through the generic model, with what is particular to it turned on.
 _BASES = (
     "qwen3_5_text", "qwen3_next", "granitemoehybrid (4.0, mamba)", "nemotron_h", "lfm2",
-    "falcon_h1", "bamba", "jamba", "mamba2", "gpt_oss (sinks)", "gemma4_text", "gemma4_text E2B-like",
-    "gemma3n_text", "gemma3 (4b+, multimodal)", "mistral3 (Small 3.x)", "qwen3_vl",
+    "falcon_h1", "bamba", "jamba", "mamba2", "gpt_oss (sinks)", "gemma4_text",
+    "gemma4_text E2B-like", "gemma3n_text", "gemma3 (4b+, multimodal)", "mistral3 (Small 3.x)", "qwen3_vl",
     "llama4 (multimodal)", "qwen3_moe", "deepseek_v3 (MLA, vdim 24)", "phimoe",
     "phi4-mini (partial, longrope)", "gemma3_text nested longrope", "llama dynamic",
     "falcon 7b (MQA)", "falcon alibi", "gptj", "gpt_neo (local attn)", "mpt (alibi)",

@@ -185,6 +185,8 @@ def test_a_missing_base_is_a_clear_error(tmp_path: Path) -> None:
 class PaddedModel:
     """Its head is wider than its embedding, and draws what the embedding doesn't have."""
 
+    keeps_states = False
+
     def forward(self, step: Any, cache: Any) -> torch.Tensor:
         return torch.tensor([[0.0, 1.0, 0.5, 9.0]])
 
