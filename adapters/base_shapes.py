@@ -1,15 +1,14 @@
 """What an adapter is checked against: a base model's digest and module shapes.
 
-Only `--base` needs them, and only they need torch, so those modules are loaded by name when asked
-for: the rest of the command starts without.
+Only `--base` needs them, and only they need torch, so those modules are imported when asked for:
+the rest of the command starts without.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapters.base.errors import BaseUnreadableError
-from adapters.manifest import BaseLineage
+from adapters.format.manifest import BaseLineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +24,12 @@ def load_base_shapes(reference: str) -> BaseShapes:
 
     Raises `BaseModelError`.
     """
-    resolved = importlib.import_module("adapters.base.reference").resolve_base(reference)
-    transformers = importlib.import_module("transformers")
-    shapes_of = importlib.import_module("adapters.base.modules").adaptable_modules_from_config
+    import transformers
+
+    from adapters.base.modules import adaptable_modules_from_config as shapes_of
+    from adapters.base.reference import resolve_base
+
+    resolved = resolve_base(reference)
     try:
         modules = shapes_of(transformers.AutoConfig.from_pretrained(str(resolved.path)))
     except (OSError, ValueError, KeyError) as error:

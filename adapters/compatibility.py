@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapters.manifest import BaseLineage, Lineage, QuantizationRecord
+from adapters.format.manifest import BaseLineage, Lineage, QuantizationRecord
 
 
 @dataclass(frozen=True, slots=True)

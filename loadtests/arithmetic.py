@@ -18,8 +18,6 @@ from typing import Any, get_args
 
 import torch
 
-from adapters.base.native.build import load_native
-from adapters.base.native.weights import Arithmetic
 from adapters.base.quantization import QuantizationSpec
 from loadtests.harness.command import MeasurementError, Report, add_base, make_parser, run_command
 from loadtests.harness.report import format_table
@@ -27,9 +25,11 @@ from server.core.batch import ScheduledBatch, ScheduledRow
 from server.core.chat import ChatPrompt
 from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
-from server.model.native import leave_cores_to_kernels
-from server.model.native_description import HeadFormat
-from server.model.runner import TorchRunner
+from server.model.forward.native import leave_cores_to_kernels
+from server.model.forward.native_description import HeadFormat
+from server.model.step.runner import TorchRunner
+from server.native.build import load_native
+from server.native.weights import Arithmetic
 
 _BLOCK_SIZE = 16
 _MAX_TOKENS = 256

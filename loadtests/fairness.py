@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
 from loadtests.harness.closed_loop import AnswerShape, chat_body
 from loadtests.harness.command import Report, make_server_parser, run_command

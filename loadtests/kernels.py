@@ -19,9 +19,10 @@ from typing import TypeVar
 import torch
 
 from adapters.base.bitsandbytes_import import import_bitsandbytes
-from adapters.base.native.build import load_native
-from adapters.base.native.llama import PHASES, LlamaLayer, LlamaShape, NativeLlama
-from adapters.base.native.ops import (
+from adapters.rank_pages import PAGE_RANK, pages_for_rank
+from server.native.build import load_native
+from server.native.llama import PHASES, LlamaLayer, LlamaShape, NativeLlama
+from server.native.ops import (
     NativeBank,
     NativeOps,
     PagedBatch,
@@ -29,7 +30,7 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import (
+from server.native.weights import (
     Arithmetic,
     PackedWeight,
     pack_bf16,
@@ -37,7 +38,6 @@ from adapters.base.native.weights import (
     pack_int8,
     pack_nf4,
 )
-from adapters.rank_pages import PAGE_RANK, pages_for_rank
 
 SMOLLM2_SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LLAMA_7B_SHAPES = ((4096, 4096), (22016, 4096), (4096, 11008))

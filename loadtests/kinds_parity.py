@@ -23,9 +23,9 @@ from loadtests.fixtures.kinds_factory import INVOCATION, KINDS, make_kind, peft_
 from loadtests.fixtures.kinds_trained import TRAINED_BY
 from loadtests.harness.command import Report, add_base, make_parser, run_command
 from server.core.settings import SchedulerSettings
+from server.model.adapter_pages.host_adapter import PagedAdapterLoader
 from server.model.assembly import ModelSettings, assemble_model
-from server.model.host_adapter import PagedAdapterLoader
-from server.model.runner import TorchRunner
+from server.model.step.runner import TorchRunner
 
 _PROMPT = [20 + (13 * i) % 200 for i in range(12)] + [7, *INVOCATION, 31, 5, 77]
 _STACKED, _STACK_SCALE = "lora", 0.5

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.adapter_crowd import adapter_names, publish_crowd
 from loadtests.harness.closed_loop import AnswerShape, ClosedLoop
 from loadtests.harness.command import (

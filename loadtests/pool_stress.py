@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from adapters.base.native.build import SOURCE_DIR
 from loadtests.harness.command import MeasurementError, Report, make_parser, run_command
 from loadtests.harness.pool_programs import (
     THREAD_SANITIZER,
@@ -24,6 +23,7 @@ from loadtests.harness.pool_programs import (
     compile_pool,
     stress_pool,
 )
+from server.native.build import SOURCE_DIR
 
 _THREADS = range(2, 9)
 _ROUNDS = 11

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.digest import adapter_digest
-from adapters.store import AdapterStore
+from adapters.format.digest import adapter_digest
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes
 from loadtests.fixtures.random_llama import TINY, build_random_llama
 from loadtests.fixtures.tiny_adapter import write_tiny_adapter

@@ -28,9 +28,9 @@ from loadtests.harness.memory_bandwidth import read_bandwidth
 from loadtests.harness.report import format_table
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
+from server.model.adapter_pages.host_adapter import PagedAdapter
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
-from server.model.host_adapter import PagedAdapter
-from server.model.native import leave_cores_to_kernels
+from server.model.forward.native import leave_cores_to_kernels
 
 RANKS = (8, 16, 64)
 MIX = "8/16/64 mixed"

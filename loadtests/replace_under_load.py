@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
 from loadtests.harness.command import (
     MeasurementError,

@@ -26,9 +26,9 @@ import httpx
 from loadtests.harness.command import MeasurementError, Report, make_server_parser, run_command
 from loadtests.harness.report import format_table, percentile
 from loadtests.harness.server_process import running_server
-from server.api.generation_body import MAX_BAD_WORDS, MAX_LOGPROBS, MAX_STOP_CHARS
-from server.api.messages import MAX_MESSAGES
-from server.api.rights import RIGHTS
+from server.api.access.rights import RIGHTS
+from server.api.requests.generation import MAX_BAD_WORDS, MAX_LOGPROBS, MAX_STOP_CHARS
+from server.api.requests.messages import MAX_MESSAGES
 from server.api.settings import ApiSettings
 
 MAX_HEALTH_MS = 100.0

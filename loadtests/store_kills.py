@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from adapters.archive import write_archive
-from adapters.digest import adapter_digest
-from adapters.manifest import Manifest
+from adapters.format.digest import adapter_digest
+from adapters.format.manifest import Manifest
 from adapters.names import AdapterRef
-from adapters.remote_store import open_store
-from adapters.soundness import damage
-from adapters.store import AdapterStore
-from adapters.store_lock import exclusive_lock
+from adapters.store.lock import exclusive_lock
+from adapters.store.remote_store import open_store
+from adapters.store.soundness import damage
+from adapters.store.store import AdapterStore
+from adapters.store.transfer.archive import write_archive
 from loadtests.fixtures.tiny_adapter import write_tiny_adapter
 from loadtests.harness.command import MeasurementError, Report, make_parser, run_command
 from loadtests.harness.store_kill_worker import MERGE_TERMS, NUM_FOLDERS
@@ -129,8 +129,8 @@ def remote_kill_rounds(
 
 def _merge_parents(root: Path, work: Path, digests: list[str]) -> StoreModel:
     """Publish the parents of the merges, and find out what a merge gives."""
-    from adapters.merge_order import MergeSpec
-    from adapters.merging import merge_adapters
+    from adapters.merging.merge import merge_adapters
+    from adapters.merging.order import MergeSpec
     from adapters.stack import parse_stack
 
     stores = (AdapterStore(root), AdapterStore(work / "trial"))

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adapters.compatibility import ServedBase
-from adapters.manifest import BaseLineage
-from adapters.store import AdapterStore
-from adapters.store_index import SETTLED_SECONDS
+from adapters.format.manifest import BaseLineage
+from adapters.store.index import SETTLED_SECONDS
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.random_llama import TINY, build_random_llama
 from loadtests.fixtures.tiny_adapter import write_tiny_adapter
 from loadtests.harness.command import (
@@ -34,7 +34,7 @@ from loadtests.harness.command import (
 )
 from loadtests.harness.report import format_table
 from loadtests.harness.server_process import get, running_server
-from server.engine.catalog import StoreCatalog
+from server.engine.hosting.catalog import StoreCatalog
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (8, 8) for layer in range(4)}
 SERVED = ServedBase(BaseLineage(reference="base", digest="sha256:served"))

@@ -73,11 +73,11 @@ def prepare(path: Path, base: str) -> Prepared:
     from adapters.base.host_memory import save_host_memory
     from adapters.base.loading import load_tokenizer
     from adapters.base.reference import resolve_base
-    from trainer.config_loading import load_config
+    from trainer.config.loading import load_config
+    from trainer.data.labels import ConversationLabeller
     from trainer.data.preparation import DataSource, prepare_data
     from trainer.data.report import data_report, summarize_lengths
-    from trainer.labels import ConversationLabeller
-    from trainer.peak_memory import memory_bytes, peak_bytes
+    from trainer.loop.peak_memory import memory_bytes, peak_bytes
     from trainer.quiet import quiet_libraries
 
     save_host_memory()

@@ -7,19 +7,22 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from adapters.command_help import VersionOption, WholeHelpGroup
-from server.api.request_ids import CURRENT_REQUEST_ID
+from server.api.telemetry.request_ids import CURRENT_REQUEST_ID
 from server.configuration import ServerConfig, load_config
 from server.core.errors import EngineDeadError, SwitchyardError
 from server.key_commands import KEYS
 from server.logs import set_up_logs
 from server.restarting import ExitStatus, Restarter
+
+if TYPE_CHECKING:
+    from server.startup import Compose
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,13 @@ _APP = typer.Typer(
     cls=WholeHelpGroup,
 )
 _APP.add_typer(KEYS, name="keys")
+
+
+def _load(config: ServerConfig, started: float) -> "Compose":
+    """Everything behind the port; the port itself listens before torch is imported here."""
+    from server.composition import load_server
+
+    return load_server(config, started)
 
 
 def serve(context: typer.Context, **flags: Any) -> None:
@@ -62,7 +72,7 @@ def serve(context: typer.Context, **flags: Any) -> None:
     from server.supervision import run_on_fast_loop
 
     try:
-        run_on_fast_loop(run_server(settings))
+        run_on_fast_loop(run_server(settings, _load))
     except (SwitchyardError, AdapterError, OSError) as error:
         console.print("[red]the server can't go on:[/red]")
         console.print(str(error), markup=False)

@@ -14,31 +14,31 @@ from prometheus_client import CollectorRegistry
 
 from adapters.base.quantization import QuantizationSpec
 from adapters.compatibility import ServedBase
-from adapters.manifest import BaseLineage, QuantizationRecord
-from adapters.remote_store import open_store
-from adapters.store import AdapterStore
+from adapters.format.manifest import BaseLineage, QuantizationRecord
+from adapters.store.remote_store import open_store
+from adapters.store.store import AdapterStore
+from server.api.access.drain import Drain
+from server.api.access.keys import KeyRing
 from server.api.app import VERSION, create_app
-from server.api.drain import Drain
-from server.api.keys import KeyRing
-from server.api.metrics import KeyMetrics
-from server.api.tracing import tracer_provider
+from server.api.telemetry.metrics import KeyMetrics
+from server.api.telemetry.tracing import tracer_provider
 from server.configuration import ServerConfig
 from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
-from server.engine.administration import Administration
-from server.engine.catalog import CatalogChange, StoreCatalog
+from server.engine.administration.administration import Administration
+from server.engine.administration.merge_process import MergeProcess
 from server.engine.engine import Engine
-from server.engine.host_cache import HostAdapterCache
-from server.engine.merge_process import MergeProcess
+from server.engine.hosting.catalog import CatalogChange, StoreCatalog
+from server.engine.hosting.host_cache import HostAdapterCache
+from server.engine.hosting.store_keeper import StoreKeeper
+from server.engine.hosting.verified_loader import VerifiedLoader
 from server.engine.metrics import EngineMetrics
 from server.engine.step_timeout import stalled_seconds, step_timeout_seconds
 from server.engine.step_watchdog import StepWatchdog
-from server.engine.store_keeper import StoreKeeper
 from server.engine.throughput_log import ThroughputLog
-from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
-from server.model.native import leave_cores_to_kernels
+from server.model.forward.native import leave_cores_to_kernels
 from server.scheduling.scheduler import Scheduler
 from server.startup import Application, Compose, api_settings, serve_when_loaded
 from server.supervision import end_hung_process
@@ -50,7 +50,7 @@ _GIB = 1 << 30
 _NATIVE_PREFILL_BESIDE_DECODES = 32
 
 _CPU_CROWDING = 0.5
-"""See docs/adr/0025 for what it costs and gives."""
+"""See docs/adr/0022 for what it costs and gives."""
 
 
 def load_server(config: ServerConfig, started: float) -> Compose:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.command_help import VersionOption, WholeHelpGroup
-from server.api.callers import BASE_WORD, Right
-from server.api.key_file import read_keys, write_keys
-from server.api.keys import KeyRecord, new_key
+from server.api.access.callers import BASE_WORD, Right
+from server.api.access.key_file import read_keys, write_keys
+from server.api.access.keys import KeyRecord, new_key
 from server.configuration import unknown_settings
 from server.core.errors import ConfigurationError
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from server.api.drain import Drain
-from server.api.key_file import read_keys, watch_keys
-from server.api.keys import KeyRing
-from server.api.protocol import ConnectionLimits
+from server.api.access.drain import Drain
+from server.api.access.key_file import read_keys, watch_keys
+from server.api.access.keys import KeyRing
+from server.api.access.protocol import ConnectionLimits
 from server.api.reception import Reception, waiting_room
 from server.api.settings import ApiSettings
-from server.api.tool_formats import ToolFormat
+from server.api.tool_calls.tool_formats import ToolFormat
 from server.configuration import ServerConfig
 from server.engine.engine import Engine
 from server.engine.loop_pulse import LoopPulse
@@ -53,22 +53,16 @@ Compose = Callable[[KeyRing | None, Drain], Application]
 """Builds the application, on the event loop that will serve it."""
 
 
-async def run_server(config: ServerConfig) -> None:
+async def run_server(config: ServerConfig, load: Callable[[ServerConfig, float], Compose]) -> None:
     """Serve until told to stop (SIGINT, SIGTERM), and give everything back.
 
-    Raises `ConfigurationError` at once for keys or an address that can't be used,
-    `SwitchyardError`, `AdapterError` or `OSError` when the base or the store can't be loaded, and
-    `EngineDeadError` when the step loop dies. A signal while it loads ends the process, with
-    status 0.
+    `load` gets the settings and when the start began, in `perf_counter` seconds. Raises
+    `ConfigurationError` at once for keys or an address that can't be used, `SwitchyardError`,
+    `AdapterError` or `OSError` when the base or the store can't be loaded, and `EngineDeadError`
+    when the step loop dies. A signal while it loads ends the process, with status 0.
     """
     started = time.perf_counter()
-
-    def load() -> Compose:
-        from server.composition import load_server
-
-        return load_server(config, started)
-
-    await serve_when_loaded(config, load)
+    await serve_when_loaded(config, lambda: load(config, started))
 
 
 async def serve_when_loaded(config: ServerConfig, load: Callable[[], Compose]) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Literal, NoReturn
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.drain import Drain
-from server.api.protocol import ConnectionLimits, guarded_protocol
+from server.api.access.drain import Drain
+from server.api.access.protocol import ConnectionLimits, guarded_protocol
 from server.core.errors import EngineDeadError
 from server.forced_end import ForcedEnd, stack_of
 

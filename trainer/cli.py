@@ -4,8 +4,8 @@ import importlib
 
 import typer
 
-from adapters.command import refuse_misspelt_variables
 from adapters.command_help import VersionOption, WholeHelpGroup
+from adapters.commands.common import refuse_misspelt_variables
 
 COMMANDS = (
     "init", "schema", "check", "run", "resume", "eval", "compare", "export", "verify",

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapters.base_fit import ANY_SHAPE
+from adapters.format.base_fit import ANY_SHAPE
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -1,16 +1,14 @@
 """What `adapters import --fold` does."""
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from adapters.alias_notes import publish_note
 from adapters.base.quantization import QuantizationSpec
 from adapters.errors import FoldError
 from adapters.folding.order import MAX_ERROR, FoldSpec
-from adapters.remote_store import open_store
+from adapters.store.alias_notes import publish_note
+from adapters.store.remote_store import open_store
 
 
 def fold_into(
@@ -34,9 +32,10 @@ def fold_into(
     )
     opened = open_store(store)
     # Folding needs torch and PEFT; the rest of the command starts without.
-    folding: Any = importlib.import_module("adapters.folding.fold")
+    from adapters.folding.fold import fold_adapter
+
     before = opened.alias(name)
-    folded = folding.fold_adapter(opened, folder, spec, set_alias=not stage)
+    folded = fold_adapter(opened, folder, spec, set_alias=not stage)
     stored = folded.stored
     typer.echo(
         f"folded {folded.method} into {stored.label} {stored.digest}, a LoRA of rank "

@@ -16,20 +16,20 @@ from typing import Any
 
 import torch
 
-from adapters.adapter_config import read_adapter_config
 from adapters.base.dense import make_dense
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.training_guard import prepare_for_training
 from adapters.errors import AdapterNotFoundError, FoldError
-from adapters.folder_files import CONFIG_FILE
 from adapters.folding.linear_change import LinearChange, find_changes
 from adapters.folding.low_rank import LowRank, relative_error
 from adapters.folding.order import FoldSpec
 from adapters.folding.source import DenseSource
-from adapters.manifest import BaseLineage, Manifest, QuantizationRecord
+from adapters.format.adapter_config import read_adapter_config
+from adapters.format.folder_files import CONFIG_FILE
+from adapters.format.manifest import BaseLineage, Manifest, QuantizationRecord
+from adapters.format.peft_folder import Factors, write_lora
 from adapters.names import AdapterRef
-from adapters.peft_folder import Factors, write_lora
-from adapters.store import AdapterStore, StoredAdapter
+from adapters.store.store import AdapterStore, StoredAdapter
 
 _PROMPTS = (
     "The sea is blue and the sky is",

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.base.quantization import NF4, QuantizationSpec
 from adapters.errors import FoldError
-from adapters.lora_config import MAX_RANK
+from adapters.format.lora_config import MAX_RANK
 from adapters.names import check_name
 from adapters.serving_limits import MAX_LORA_RANK
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.adapter_config import read_adapter_config
-from adapters.digest import adapter_digest
 from adapters.errors import DocumentError, FoldError, InspectionError, TensorFileError
-from adapters.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, list_folder
-from adapters.manifest import Manifest, read_manifest
-from adapters.peft_methods import folding_problem
-from adapters.tensor_values import check_values
+from adapters.format.adapter_config import read_adapter_config
+from adapters.format.digest import adapter_digest
+from adapters.format.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, list_folder
+from adapters.format.manifest import Manifest, read_manifest
+from adapters.format.peft_methods import folding_problem
+from adapters.format.tensor_values import check_values
 
 
 @dataclass(frozen=True)

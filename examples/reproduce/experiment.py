@@ -32,7 +32,7 @@ def record_of(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _train(file: Path, overrides: Sequence[str]) -> None:
     from adapters.base.host_memory import save_host_memory
-    from trainer.config_loading import load_config
+    from trainer.config.loading import load_config
     from trainer.quiet import quiet_libraries
 
     loaded = load_config(CONFIG, overrides)
@@ -40,8 +40,8 @@ def _train(file: Path, overrides: Sequence[str]) -> None:
     quiet_libraries()
     from rich.console import Console
 
-    from adapters.store import AdapterStore
-    from trainer.running import run_training
+    from adapters.store.store import AdapterStore
+    from trainer.run.running import run_training
 
     with tempfile.TemporaryDirectory() as folder:
         result = run_training(

@@ -85,7 +85,7 @@ def measured_table() -> list[str]:
         ),
         "",
         "The prediction counts tensors: what autograd keeps of a forward is right to 5 % "
-        "(`tests/unit/trainer/test_activations.py`).",
+        "(`tests/unit/trainer/batches/test_activations.py`).",
         "Beside them lie the process with its libraries (as resident before step 1) and the holes "
         "that glibc's heap",
         "has between tensors below 4 MB: about eight hidden states a layer, and where LoRA's "
@@ -159,11 +159,11 @@ def predicted_table() -> list[str]:
 
 def predicted(name: str, method: str, *, checkpointing: bool) -> "MemoryPrediction":
     """What a well-known model takes on a GPU."""
-    from trainer.config_loading import load_config
+    from trainer.config.loading import load_config
+    from trainer.methods.model_shape import named_shape
     from trainer.methods.quantization import quantization_for
     from trainer.prediction.activations import ForwardSize
     from trainer.prediction.memory import BatchSizes, predict_memory
-    from trainer.prediction.model_shape import named_shape
 
     overrides = ["--method", method]
     overrides += ["--training.gradient_checkpointing", str(checkpointing).lower()]

@@ -62,22 +62,22 @@ def write_conversations(path: Path, turns: int) -> None:
 
 def _run(turns: int, overrides: Sequence[str]) -> MemoryRun:
     from adapters.base.host_memory import save_host_memory
-    from trainer.config_loading import load_config
+    from trainer.config.loading import load_config
     from trainer.quiet import quiet_libraries
 
     save_host_memory()
     quiet_libraries()
     from rich.console import Console
 
-    from trainer.history import History
-    from trainer.loop import Audience, TrainingJob, train_adapter
-    from trainer.methods.attachment import attach_adapter
+    from trainer.loop.history import History
+    from trainer.loop.loop import Audience, TrainingJob, train_adapter
+    from trainer.loop.processes import ALONE
+    from trainer.loop.progress import LineView
+    from trainer.loop.run_folder import create_run_folder
+    from trainer.objectives.task import make_task
     from trainer.prediction.run_memory import predict_run_memory
-    from trainer.preflight import prepare_run
-    from trainer.processes import ALONE
-    from trainer.progress import LineView
-    from trainer.run_folder import create_run_folder
-    from trainer.task import make_task
+    from trainer.preflight.prepare import prepare_run
+    from trainer.tuning.attachment import attach_adapter
 
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as name:

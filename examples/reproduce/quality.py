@@ -19,8 +19,8 @@ def main() -> None:
     from transformers import AutoConfig
 
     from adapters.base.reference import resolve_base
-    from trainer.config_loading import load_config
-    from trainer.prediction.model_shape import shape_of
+    from trainer.config.loading import load_config
+    from trainer.methods.model_shape import shape_of
 
     arms = [(m, seed) for m in COMPARED for seed in SEEDS] + [(m, 0) for m in SIDE_BY_SIDE]
     if "--train" in sys.argv:

@@ -16,7 +16,7 @@ BATCH_TOKENS = 1024
 
 def main() -> None:
     from adapters.base.host_memory import save_host_memory
-    from trainer.config_loading import load_config
+    from trainer.config.loading import load_config
     from trainer.quiet import quiet_libraries
 
     save_host_memory()
@@ -24,12 +24,12 @@ def main() -> None:
     from adapters.base.loading import load_base
     from adapters.base.quantization import QuantizationSpec
     from adapters.base.training_guard import prepare_for_training
-    from trainer.collator import pad_token_id
+    from trainer.batches.collator import pad_token_id
+    from trainer.data.labels import ConversationLabeller
     from trainer.data.preparation import DataSource, prepare_data
-    from trainer.evaluation import held_out_loss
-    from trainer.labels import ConversationLabeller
+    from trainer.loop.held_out_loss import held_out_loss
+    from trainer.methods.model_shape import shape_of
     from trainer.prediction.memory import linear_4bit_bytes
-    from trainer.prediction.model_shape import shape_of
 
     loaded = load_config(CONFIG)
     rows = None

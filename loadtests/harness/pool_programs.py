@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base.native.build import SOURCE_DIR
 from loadtests.harness.command import MeasurementError
+from server.native.build import SOURCE_DIR
 
 PROGRAM_DIR = Path(__file__).parent.parent / "native"
 YIELDS = ("-include", str(PROGRAM_DIR / "pool_yields.h"))

@@ -145,4 +145,4 @@ def operator_command(
         case _:
             version = operation["version"]
             parts = ["rm", "--yes", name if version is None else f"{name}@{version}"]
-    return (sys.executable, "-m", "adapters.cli", *parts, "--store", str(store))
+    return (sys.executable, "-m", "adapters.commands.cli", *parts, "--store", str(store))

@@ -22,10 +22,10 @@ from typing import Any
 
 from adapters.compatibility import ServedBase
 from adapters.errors import AdapterError
-from adapters.manifest import BaseLineage, Manifest
+from adapters.format.manifest import BaseLineage, Manifest
 from adapters.names import AdapterRef
-from adapters.remote_store import is_remote, open_store
-from adapters.store import AdapterStore
+from adapters.store.remote_store import is_remote, open_store
+from adapters.store.store import AdapterStore
 
 NAMES = ("sql", "polite")
 NUM_FOLDERS = 3
@@ -79,8 +79,8 @@ class _Changer:
 
     def _as_trainer(self, name: str, operation: dict[str, Any]) -> None:
         from trainer.config import PublishSection
-        from trainer.publishing import publish_adapter
-        from trainer.run_folder import RunFolder
+        from trainer.loop.run_folder import RunFolder
+        from trainer.publish.publishing import publish_adapter
 
         manifest = Manifest(name=name, created_unix_seconds=1, method="lora", rank=2)
         run = self._work / f"run-{operation['folder']}"
@@ -88,7 +88,7 @@ class _Changer:
         publish_adapter(self._store, manifest, RunFolder(run), section)
 
     def _as_server(self, name: str, folder: Path) -> None:
-        from server.engine.catalog import StoreCatalog
+        from server.engine.hosting.catalog import StoreCatalog
 
         served = ServedBase(BaseLineage(reference="base", digest="sha256:served"))
         shapes = {"m.q_proj": json.loads((folder / "shape.json").read_text())}
@@ -99,7 +99,7 @@ class _Changer:
         catalog.load(name, str(folder), replace=True)
 
     def _as_operator(self, *arguments: str) -> None:
-        from adapters.cli import app
+        from adapters.commands.cli import app
 
         os.environ["SWITCHYARD_STORE"] = self._root
         # An operation may be refused, as the model expects it to be: nothing changed then.
@@ -150,17 +150,21 @@ def _import_what_children_need(kinds: str) -> None:
     """Kills shall meet changes at work, not imports."""
     import fsspec
 
-    import adapters.cli
-    import server.engine.catalog
-    import trainer.publishing
+    import adapters.commands.cli
+    import server.engine.hosting.catalog
+    import trainer.publish.publishing
 
     if "merge" in kinds:
         import peft
 
-        import adapters.merging
+        import adapters.merging.merge
 
-        assert peft, adapters.merging
-    assert fsspec, (adapters.cli, server.engine.catalog, trainer.publishing)
+        assert peft, adapters.merging.merge
+    assert fsspec, (
+        adapters.commands.cli,
+        server.engine.hosting.catalog,
+        trainer.publish.publishing,
+    )
 
 
 def _publish(root: str, folder: str, count: str) -> None:

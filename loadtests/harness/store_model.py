@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.names import AdapterRef
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 
 Operation = dict[str, Any]
 State = tuple[dict[str, dict[int, str]], dict[str, tuple[tuple[int, float], ...]]]

@@ -28,7 +28,7 @@ class Gate:
 
     def stepped(self, tokens: int, computed_tokens: int, loss: float) -> None:
         """Called at the end of a step; returns when the next one may begin."""
-        from trainer.peak_memory import peak_bytes
+        from trainer.loop.peak_memory import peak_bytes
 
         seconds = time.perf_counter() - self._began
         import torch
@@ -77,16 +77,16 @@ def train_ours(spec: SideSpec, gate: Gate) -> None:
     from rich.console import Console
 
     from adapters.base.host_memory import save_host_memory
-    from trainer.config_loading import load_config
-    from trainer.evaluations import Measurement
-    from trainer.history import History
-    from trainer.loop import Audience, TrainingJob, train_adapter
-    from trainer.methods.attachment import attach_adapter
-    from trainer.preflight import prepare_run
-    from trainer.processes import ALONE
+    from trainer.config.loading import load_config
+    from trainer.loop.evaluation_callback import Measurement
+    from trainer.loop.history import History
+    from trainer.loop.loop import Audience, TrainingJob, train_adapter
+    from trainer.loop.processes import ALONE
+    from trainer.loop.run_folder import create_run_folder
+    from trainer.preflight.prepare import prepare_run
     from trainer.quiet import quiet_libraries
-    from trainer.run_folder import create_run_folder
-    from trainer.running import task_of
+    from trainer.run.running import task_of
+    from trainer.tuning.attachment import attach_adapter
 
     save_host_memory()
     quiet_libraries()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.harness.prompts import chat_token_counter
 from loadtests.scenarios.catalogue import Scenario
 from loadtests.scenarios.load_process import LoadProcess

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.fixtures.adapters_factory import base_module_shapes, write_random_adapter
 from loadtests.harness.command import MeasurementError
 from loadtests.harness.prompts import long_prompt

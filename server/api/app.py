@@ -13,38 +13,38 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from adapters.errors import AdapterError
-from server.api.adapter_routes import adapter_routes
-from server.api.administration_routes import administration_routes
-from server.api.callers import ANYONE, NOBODY, CurrentCaller
-from server.api.deadlines import CurrentDeadline
-from server.api.drain import Drain
+from server.api.access.callers import ANYONE, NOBODY, CurrentCaller
+from server.api.access.deadlines import CurrentDeadline
+from server.api.access.drain import Drain
+from server.api.access.guard import BodyBytes, Door, GuardMiddleware
+from server.api.access.guarded_administration import GuardedAdministration
+from server.api.access.guarded_catalog import GuardedCatalog
+from server.api.access.guarded_engine import GuardedEngine
+from server.api.access.guarded_grammars import GuardedGrammars
+from server.api.access.keys import KeyRing
+from server.api.access.rate_limits import RateLimits
+from server.api.access.rights import allowed_methods
 from server.api.errors import (
     MethodNotAllowedError,
     UnknownUrlError,
     error_response,
     hides_a_path,
 )
-from server.api.guard import BodyBytes, Door, GuardMiddleware
-from server.api.guarded_administration import GuardedAdministration
-from server.api.guarded_catalog import GuardedCatalog
-from server.api.guarded_engine import GuardedEngine
-from server.api.guarded_grammars import GuardedGrammars
-from server.api.keys import KeyRing
-from server.api.limit_routes import limit_routes
-from server.api.metrics import HttpMetrics
-from server.api.model_routes import model_routes
-from server.api.openapi import openapi_document
-from server.api.openapi_examples import with_examples
-from server.api.operation_routes import operation_routes
-from server.api.prompts import PromptTokens
-from server.api.rate_limits import RateLimits
-from server.api.request_log import RequestLogMiddleware
-from server.api.rights import allowed_methods
-from server.api.serving import Serving
+from server.api.generation.prompts import PromptTokens
+from server.api.generation.serving import Serving
+from server.api.openapi.document import openapi_document
+from server.api.openapi.examples import with_examples
+from server.api.requests.side_work import SideWork
+from server.api.routes.adapter_routes import adapter_routes
+from server.api.routes.administration_routes import administration_routes
+from server.api.routes.limit_routes import limit_routes
+from server.api.routes.model_routes import model_routes
+from server.api.routes.operation_routes import operation_routes
+from server.api.routes.token_routes import token_routes
 from server.api.settings import ApiSettings
-from server.api.side_work import SideWork
-from server.api.token_routes import token_routes
-from server.api.tracing import TracedEngine, TraceMiddleware
+from server.api.telemetry.metrics import HttpMetrics
+from server.api.telemetry.request_log import RequestLogMiddleware
+from server.api.telemetry.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
 from server.core.errors import SwitchyardError
 from server.core.grammar import GrammarCompiler

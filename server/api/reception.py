@@ -6,24 +6,24 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api.access.callers import ANYONE, NOBODY, CurrentCaller
+from server.api.access.deadlines import CurrentDeadline
+from server.api.access.drain import Drain
+from server.api.access.guard import BodyBytes, Door, GuardMiddleware
+from server.api.access.keys import KeyRing
+from server.api.access.rate_limits import RateLimits
+from server.api.access.rights import allowed_methods, path_template
 from server.api.app import VERSION
-from server.api.callers import ANYONE, NOBODY, CurrentCaller
-from server.api.deadlines import CurrentDeadline
-from server.api.drain import Drain
 from server.api.errors import (
     MethodNotAllowedError,
     NotReadyError,
     UnknownUrlError,
     error_response,
 )
-from server.api.guard import BodyBytes, Door, GuardMiddleware
-from server.api.keys import KeyRing
-from server.api.metrics import HttpMetrics
-from server.api.rate_limits import RateLimits
-from server.api.request_log import RequestLogMiddleware
-from server.api.rights import allowed_methods, path_template
+from server.api.requests.side_work import SideWork
 from server.api.settings import ApiSettings
-from server.api.side_work import SideWork
+from server.api.telemetry.metrics import HttpMetrics
+from server.api.telemetry.request_log import RequestLogMiddleware
 from server.core.errors import SwitchyardError
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.api.tool_formats import ToolFormat
+from server.api.tool_calls.tool_formats import ToolFormat
 from server.core.errors import ConfigurationError
 
 

@@ -7,7 +7,8 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class LogitRules:
-    """Penalties, biases and bans of one request; see `server/model/logit_shaping.py` for the order.
+    """Penalties, biases and bans of one request;
+    `server/model/sampling/logit_shaping.py` has the order.
 
     `presence_penalty` and `frequency_penalty` count generated tokens (the OpenAI API's definition),
     `repetition_penalty` the prompt's too (CTRL's, as transformers and vLLM have it). `logit_bias`

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from server.core.errors import OverloadedError
 
 _FLOW_SHARE, _TENANT_SHARE = 8, 64
-"""A flow, and a tenant, may hold up to so many times what is free (docs/adr/0026)."""
+"""A flow, and a tenant, may hold up to so many times what is free (docs/adr/0023)."""
 
 _LEAST_RETRY_SECONDS, _MOST_RETRY_SECONDS = 1.0, 60.0
 

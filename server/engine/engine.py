@@ -23,7 +23,7 @@ from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.core.settings import SchedulerSettings
 from server.engine.admission import Admission
 from server.engine.answer_text import AnswerText
-from server.engine.host_cache import HostAdapterCache
+from server.engine.hosting.host_cache import HostAdapterCache
 from server.engine.in_flight import Choice, InFlight
 from server.engine.metrics import EngineMetrics
 from server.engine.stack_check import check_stack

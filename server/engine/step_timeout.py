@@ -2,7 +2,7 @@
 
 _SLOWDOWN = 100.0
 """Oversubscription: four servers and a training on two cores leave each a tenth, kernels that wait
-for a thread without a core lose as much again. See docs/adr/0048."""
+for a thread without a core lose as much again. See docs/adr/0039."""
 
 _LEAST_SECONDS = 120.0
 _MOST_SECONDS = 600.0

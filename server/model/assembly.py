@@ -10,29 +10,29 @@ import torch
 
 from adapters.base.host_memory import return_freed_memory
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
-from adapters.base.native.build import NativeLibrary, load_native
-from adapters.base.native.ops import NativeOps
-from adapters.base.native.weights import Arithmetic
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
 from server.core.errors import ConfigurationError
 from server.core.grammar import GrammarCompiler
 from server.core.ports import ChatTokenizer, ModelRunner
-from server.model.bank import AdapterBank
-from server.model.base_facts import BaseFacts, BaseWeights
-from server.model.cuda_graphs import DecodeGraphs
-from server.model.generic import GenericModel, freeze
-from server.model.grammar import GrammarCache, grammar_tokenizer
-from server.model.host_adapter import PagedAdapterLoader
+from server.model.adapter_pages.bank import AdapterBank
+from server.model.adapter_pages.base_facts import BaseFacts, BaseWeights
+from server.model.adapter_pages.host_adapter import PagedAdapterLoader
+from server.model.adapter_pages.page_layout import PageLayout
+from server.model.forward.cuda_graphs import DecodeGraphs
+from server.model.forward.generic import GenericModel, freeze
+from server.model.forward.native import NativeModel, is_native_architecture, native_bank
+from server.model.forward.native_description import HeadFormat
 from server.model.kernels.backends import KernelBackend, choose_backend, reference_backend
 from server.model.kernels.native_kernels import NativeLinear, native_backend
 from server.model.kv_cache import KVCache
-from server.model.native import NativeModel, is_native_architecture, native_bank
-from server.model.native_description import HeadFormat
-from server.model.page_layout import PageLayout
-from server.model.runner import StepModel, TorchRunner
+from server.model.sampling.grammar import GrammarCache, grammar_tokenizer
+from server.model.step.runner import StepModel, TorchRunner
+from server.model.step.warm_up import full_step_seconds
 from server.model.tokenizer import TransformersTokenizer, eos_token_ids
-from server.model.warm_up import full_step_seconds
+from server.native.build import NativeLibrary, load_native
+from server.native.ops import NativeOps
+from server.native.weights import Arithmetic
 
 logger = logging.getLogger(__name__)
 

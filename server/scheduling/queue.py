@@ -1,7 +1,7 @@
 """A queue that is fair between tenants, and between the adapters of each tenant.
 
 Whoever has had the fewest tokens, relative to its weight, goes next; within a flow, first come
-first served. Two levels (docs/adr/0025): nobody gets more by spreading over many adapters.
+first served. Two levels (docs/adr/0022): nobody gets more by spreading over many adapters.
 """
 
 from collections import deque

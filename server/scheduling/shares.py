@@ -1,6 +1,6 @@
 """Who holds more than its share of the batch, and what that means for one step.
 
-See docs/adr/0025. Without anybody over its share nothing here changes a step.
+See docs/adr/0022. Without anybody over its share nothing here changes a step.
 """
 
 from collections import Counter

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from server.api.keys import KeyRing
+from server.api.access.keys import KeyRing
 from server.core.administration import MergeOrder
 from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_app import BASE_ID, FakeServing

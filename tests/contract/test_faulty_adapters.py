@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from adapters.compatibility import ServedBase
-from adapters.manifest import BaseLineage
+from adapters.format.manifest import BaseLineage
 from adapters.names import parse_ref
-from adapters.store import AdapterStore
-from server.engine.catalog import StoreCatalog
+from adapters.store.store import AdapterStore
+from server.engine.hosting.catalog import StoreCatalog
 from tests.fakes.api_app import FakeServing
 from tests.unit.adapters.peft_folder import (
     MODULES,

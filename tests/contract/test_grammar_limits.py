@@ -11,11 +11,11 @@ import torch
 from server.core.batch import ScheduledRow, StepOutput
 from server.core.request import FinishReason, SamplingParams
 from server.core.stack import AdapterStack
-from server.model.sampler import sample
+from server.model.sampling.sampler import sample
 from tests.fakes.api_app import FakeServing
 from tests.fakes.api_engine import FakeEngine
 from tests.fakes.api_server import serve
-from tests.unit.scheduling.world import World
+from tests.unit.server.scheduling.world import World
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 

@@ -14,7 +14,7 @@ from tests.fakes.live_engine import free_port
 
 SERVER = """
 import asyncio, ctypes, sys, time
-from adapters.remote_store import open_store
+from adapters.store.remote_store import open_store
 from loadtests.fixtures.modelless_server import assemble_nothing
 from server.composition import serve_model
 from server.configuration import load_config

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import Counter
 
-from server.api.keys import KeyRing
+from server.api.access.keys import KeyRing
 from server.core.grammar import GrammarSpec
 from server.core.request import GenerationRequest
 from tests.fakes.api_app import FakeServing

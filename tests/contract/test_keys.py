@@ -8,7 +8,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from server.api.keys import KeyRing
+from server.api.access.keys import KeyRing
 from server.api.settings import ApiSettings
 from tests.fakes.api_app import BASE_ID, FakeServing
 from tests.fakes.api_keys import ALL_RIGHTS, make_key

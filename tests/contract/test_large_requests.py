@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.api import prompts
+from server.api.generation import prompts
 from server.api.settings import ApiSettings
 from tests.fakes.api_app import BASE_ID, FakeServing
 from tests.fakes.api_server import serve

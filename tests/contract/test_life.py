@@ -28,7 +28,7 @@ run_on_fast_loop(serve_when_loaded(
 """
 BLOCKED = """
 import ctypes, sys, time
-from adapters.remote_store import open_store
+from adapters.store.remote_store import open_store
 from loadtests.fixtures.modelless_server import assemble_nothing
 from server.composition import serve_model
 from server.configuration import load_config

@@ -11,8 +11,8 @@ from schemathesis.checks import CHECKS
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from loadtests.harness.served_names import name_what_is_there
-from server.api.openapi_operations import OPERATIONS
-from server.api.rights import RIGHTS
+from server.api.access.rights import RIGHTS
+from server.api.openapi.operations import OPERATIONS
 from tests.fakes.api_app import BASE_ID, INFO, FakeServing
 from tests.fakes.api_tokenizer import VOCAB_SIZE
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from server.api.protocol import ConnectionLimits, guarded_protocol
+from server.api.access.protocol import ConnectionLimits, guarded_protocol
 from tests.fakes.api_app import FakeServing
 from tests.fakes.api_server import serve
 

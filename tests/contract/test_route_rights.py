@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from adapters.errors import AdapterNotFoundError
 from adapters.stack import parse_stack
-from server.api.callers import Right
-from server.api.keys import KeyRing
-from server.api.rights import RIGHTS
+from server.api.access.callers import Right
+from server.api.access.keys import KeyRing
+from server.api.access.rights import RIGHTS
 from server.core.administration import (
     AdapterDetail,
     AdapterReport,

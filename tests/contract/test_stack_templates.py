@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from server.api.conversation import stack_template
+from server.api.generation.conversation import stack_template
 from server.core.errors import RequestError
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
 from tests.fakes.api_app import FakeServing

@@ -7,10 +7,10 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 
 from adapters.compatibility import ServedBase
-from adapters.manifest import BaseLineage
+from adapters.format.manifest import BaseLineage
+from server.api.access.drain import Drain
+from server.api.access.keys import KeyRing
 from server.api.app import create_app
-from server.api.drain import Drain
-from server.api.keys import KeyRing
 from server.api.settings import ApiSettings
 from server.core.administration import AdapterAdministration
 from server.core.limits import AdapterLimits

@@ -1,7 +1,7 @@
 """Keys for tests, with the record that belongs to each."""
 
-from server.api.callers import Right
-from server.api.keys import KeyRecord, new_key
+from server.api.access.callers import Right
+from server.api.access.keys import KeyRecord, new_key
 
 
 def make_key(name: str, **options: object) -> tuple[str, KeyRecord]:

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from server.api.access.drain import Drain
+from server.api.access.keys import KeyRing
 from server.api.app import create_app
-from server.api.drain import Drain
-from server.api.keys import KeyRing
 from server.api.settings import ApiSettings
 from server.core.model_info import ModelInfo
 from server.core.settings import SchedulerSettings
 from server.engine.engine import Engine
-from server.engine.host_cache import HostAdapterCache
+from server.engine.hosting.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_administration import FakeAdministration

@@ -8,17 +8,17 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from adapters.compatibility import ServedBase
-from adapters.manifest import BaseLineage
-from adapters.store import AdapterStore
+from adapters.format.manifest import BaseLineage
+from adapters.store.store import AdapterStore
+from server.api.access.keys import KeyRecord, KeyRing
 from server.api.app import create_app
-from server.api.keys import KeyRecord, KeyRing
 from server.api.settings import ApiSettings
 from server.core.administration import MergeOrder, MergeResult
 from server.core.model_info import ModelInfo
-from server.engine.administration import Administration
-from server.engine.catalog import StoreCatalog
+from server.engine.administration.administration import Administration
 from server.engine.engine import Engine
-from server.engine.host_cache import HostAdapterCache
+from server.engine.hosting.catalog import StoreCatalog
+from server.engine.hosting.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_app import LIMITS

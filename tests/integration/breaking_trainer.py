@@ -1,8 +1,8 @@
 """`python -m` this is the trainer, and breaks while it writes the checkpoint of step 6."""
 
 from tests.integration.test_resume_methods import BROKEN_AT, InterruptedRunError
-from trainer.checkpoints import CheckpointWriter
 from trainer.cli import app
+from trainer.loop.checkpoints import CheckpointWriter
 
 
 def _finish(writer: CheckpointWriter, step: int) -> None:

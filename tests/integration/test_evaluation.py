@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from adapters.base.loading import load_base
 from adapters.base.training_guard import prepare_for_training
-from adapters.digest import adapter_digest
-from adapters.manifest import BaseLineage
-from adapters.remote_store import open_store
-from adapters.store import AdapterStore
+from adapters.format.digest import adapter_digest
+from adapters.format.manifest import BaseLineage
+from adapters.store.remote_store import open_store
+from adapters.store.store import AdapterStore
 from tests.unit.adapters.peft_folder import manifest
 from tests.unit.trainer.endpoint import chat_endpoint
 from tests.unit.trainer.tiny import save_tiny_base

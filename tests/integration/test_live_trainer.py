@@ -18,16 +18,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from adapters.names import parse_ref
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.integration.live_server import BIN, live_server
 from tests.unit.trainer.tiny import save_tiny_base
 from trainer.cli import app
-from trainer.config_loading import load_config
+from trainer.config.loading import load_config
 from trainer.errors import EvaluationError
 from trainer.metrics import judge as judging
 from trainer.metrics.judge import Form, Question, chat, judge
-from trainer.parity import NEAR_TIE, verify_served
-from trainer.running import RunResult, run_training
+from trainer.run.running import RunResult, run_training
+from trainer.serving.parity import NEAR_TIE, verify_served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from adapters.base.loading import load_base
 from adapters.base.quantization import NF4
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.config_loading import load_config
+from trainer.config.loading import load_config
 from trainer.errors import DataError
-from trainer.running import run_training
+from trainer.run.running import run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.kill_and_resume import ended, run_command, run_folder_in, write_run
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.config_loading import load_config
+from trainer.config.loading import load_config
 from trainer.errors import ConfigError
-from trainer.processes import ALONE, join_processes
-from trainer.running import run_training
+from trainer.loop.processes import ALONE, join_processes
+from trainer.run.running import run_training
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--lora.dropout", "0", "--training.compute_dtype", "float32", "--training.epochs", "1"]

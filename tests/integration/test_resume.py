@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.kill_and_resume import (
     ended,
     killed_at,
@@ -21,13 +21,13 @@ from loadtests.kill_and_resume import (
     write_run,
 )
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.checkpoints import CheckpointWriter
 from trainer.cli import app
-from trainer.config_loading import load_config
+from trainer.config.loading import load_config
 from trainer.errors import CheckpointError, ResumeError
-from trainer.resuming import resume_training
-from trainer.run_folder import RunFolder
-from trainer.running import RunResult, run_training
+from trainer.loop.checkpoints import CheckpointWriter
+from trainer.loop.run_folder import RunFolder
+from trainer.run.resuming import resume_training
+from trainer.run.running import RunResult, run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUIET = Console(quiet=True)

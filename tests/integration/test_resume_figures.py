@@ -9,15 +9,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.kill_and_resume import run_folder_in
 from tests.integration.test_resume import InterruptedRunError, interrupt_after
 from tests.unit.trainer.endpoint import chat_endpoint
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.config_loading import load_config
-from trainer.resuming import resume_training
-from trainer.run_folder import RunFolder
-from trainer.running import RunResult, run_training
+from trainer.config.loading import load_config
+from trainer.loop.run_folder import RunFolder
+from trainer.run.resuming import resume_training
+from trainer.run.running import RunResult, run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUIET = Console(quiet=True)

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.kill_and_resume import Ended, ended, run_folder_in
 from tests.integration.test_preference_runs import rows_for
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.checkpoints import CheckpointWriter
-from trainer.config_loading import load_config
-from trainer.resuming import resume_training
-from trainer.running import run_training
+from trainer.config.loading import load_config
+from trainer.loop.checkpoints import CheckpointWriter
+from trainer.run.resuming import resume_training
+from trainer.run.running import run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.unit.trainer.endpoint import chat_endpoint
 from tests.unit.trainer.tiny import save_tiny_base
-from trainer.config_loading import load_config
+from trainer.config.loading import load_config
 from trainer.errors import DataError, EvaluationError
-from trainer.running import RunResult, run_training
+from trainer.run.running import RunResult, run_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -15,16 +15,16 @@ from adapters.base.loading import load_base
 from adapters.base.quantization import NF4
 from adapters.errors import InspectionError
 from adapters.names import AdapterRef, parse_ref
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.unit.trainer.tiny import ENDLESS, save_tiny_base
+from trainer.batches.collator import pad_token_id
 from trainer.cli import app
-from trainer.collator import pad_token_id
-from trainer.config_loading import LoadedConfig, load_config
+from trainer.config.loading import LoadedConfig, load_config
+from trainer.data.labels import ConversationLabeller
 from trainer.data.preparation import DataSource, prepare_data
 from trainer.errors import TrainingFailedError
-from trainer.evaluation import held_out_loss
-from trainer.labels import ConversationLabeller
-from trainer.running import RunResult, run_training
+from trainer.loop.held_out_loss import held_out_loss
+from trainer.run.running import RunResult, run_training
 
 QUICK = ["--training.epochs", "6", "--training.batch_tokens", "512", "--evaluation.samples", "2"]
 QUICK += ["--training.learning_rate", "1e-2", "--evaluation.sample_tokens", "4", "--lora.r", "4"]
@@ -214,7 +214,7 @@ def test_a_closed_gate_publishes_nothing_and_exits_1(base: Path, tmp_path: Path)
 def test_a_loss_that_is_not_a_number_ends_the_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import objective
+    from trainer.loop.loop import objective
 
     real = objective.loss_sum
     calls = []

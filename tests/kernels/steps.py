@@ -6,11 +6,11 @@ import torch
 
 from server.core.batch import ScheduledBatch, ScheduledRow, WorkItem
 from server.core.request import SamplingParams
-from server.model.bank import AdapterBank
+from server.model.adapter_pages.bank import AdapterBank
+from server.model.adapter_pages.page_layout import PageLayout
 from server.model.geometry import AttentionGeometry
 from server.model.kv_cache import KVCache
-from server.model.page_layout import PageLayout
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 Row = tuple[int, int, Sequence[tuple[int, float]]]
 """Tokens to compute, tokens computed before, and the (page, scale) pairs."""

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from server.model.cuda_graphs import (
+from server.model.forward.cuda_graphs import (
     DecodeGraphs,
     Replay,
     StaticDecodeInputs,
     choose_bucket,
     default_buckets,
 )
-from server.model.generic import GenericModel
+from server.model.forward.generic import GenericModel
 from server.model.kernels import reference
 from server.model.kernels.backends import StepWork
 from server.model.kernels.work_plan import WorkPlan
 from server.model.kv_cache import KVCache
-from server.model.runner import TorchRunner
-from server.model.step_inputs import StepInputs
+from server.model.step.runner import TorchRunner
+from server.model.step.step_inputs import StepInputs
 from tests.kernels.steps import make_step
-from tests.unit.model.tiny import BLOCK_SIZE, WINDOW, TinyEngine, make_adapter, tiny_model
+from tests.unit.server.model.tiny import BLOCK_SIZE, WINDOW, TinyEngine, make_adapter, tiny_model
 
 NUM_BLOCKS = 120
 # float32 in batches of another size.

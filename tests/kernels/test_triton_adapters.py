@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from server.model.bank import AdapterBank
+from server.model.adapter_pages.bank import AdapterBank
 from server.model.kernels import reference
 from server.model.kernels.triton_adapters import TritonAdapterWork
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 from tests.kernels.steps import Row, device, make_bank, make_step
 
 # Values are about 1 and sums about 10. float32 differs by the order of summation; in bf16 and fp16

@@ -8,7 +8,7 @@ import torch
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference, triton_attention
 from server.model.kv_cache import KVCache
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 from tests.kernels.steps import Row, device, make_cache, make_step
 
 # Outputs are averages of values of about 1. The kernel keeps scores in float32 where the reference

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from server.model.cuda_graphs import StaticDecodeInputs
+from server.model.forward.cuda_graphs import StaticDecodeInputs
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference, triton_attention
 from server.model.kernels.backends import choose_backend
 from server.model.kernels.triton_adapters import TritonAdapterWork
 from server.model.kernels.work_plan import WorkPlan
 from tests.kernels.steps import Row, device, make_bank, make_cache, make_step
-from tests.unit.model.tiny import TinyEngine, make_adapter, tiny_model
+from tests.unit.server.model.tiny import TinyEngine, make_adapter, tiny_model
 
 # float32 through three layers, with another order of summation.
 LOGITS_ATOL = 2e-4

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainer import defaults
 from trainer.commands.options import (
     EPILOG,
     OVERRIDES,
@@ -16,7 +15,8 @@ from trainer.commands.options import (
     StoreReference,
 )
 from trainer.commands.telling import load_libraries, told_in_one_line
-from trainer.config_loading import LoadedConfig, load_config
+from trainer.config import defaults
+from trainer.config.loading import LoadedConfig, load_config
 
 
 def register(app: typer.Typer) -> None:
@@ -55,10 +55,10 @@ def check(
 
 
 def _predict_for_shape(loaded: LoadedConfig, name: str, console: Console) -> None:
+    from trainer.methods.model_shape import named_shape
     from trainer.methods.quantization import quantization_for
     from trainer.prediction.activations import ForwardSize
     from trainer.prediction.memory import BatchSizes, predict_memory
-    from trainer.prediction.model_shape import named_shape
     from trainer.prediction.tables import memory_table
 
     config = loaded.config
@@ -83,15 +83,20 @@ def _check(
     console: Console,
 ) -> None:
     from adapters.base.modules import linear_modules
-    from adapters.remote_store import is_remote, open_store
+    from adapters.store.remote_store import is_remote, open_store
     from trainer.errors import ServingError
     from trainer.methods.targets import BaseGeometry, match_modules
     from trainer.prediction.run_memory import predict_run_memory
     from trainer.prediction.tables import duration_text, memory_table
     from trainer.prediction.trial import predict_seconds
-    from trainer.preflight import prepare_run
-    from trainer.serving_check import base_problems, format_note, name_note, serving_problems
-    from trainer.serving_limits import ServingLimits, limits_of
+    from trainer.preflight.prepare import prepare_run
+    from trainer.serving.serving_check import (
+        base_problems,
+        format_note,
+        name_note,
+        serving_problems,
+    )
+    from trainer.serving.serving_limits import ServingLimits, limits_of
 
     limits = ServingLimits() if server is None else limits_of(server, loaded.config.name, api_key)
     ready = prepare_run(loaded, console)

@@ -9,10 +9,9 @@ from typing import Annotated, get_args
 import typer
 from rich.console import Console
 
-from trainer import defaults
 from trainer.commands.options import ApiKey, RunsPath, ServerUrl, StoreReference, open_existing
 from trainer.commands.telling import load_libraries, told_in_one_line
-from trainer.config import EvaluationSection, JudgeSection
+from trainer.config import EvaluationSection, JudgeSection, defaults
 from trainer.config.evaluation import JUDGED, Metric
 from trainer.errors import ConfigError
 
@@ -100,12 +99,22 @@ def _evaluate(asked: _Asked, section: EvaluationSection, console: Console) -> No
     """
     from adapters.base.loading import load_base
     from adapters.base.training_guard import prepare_for_training
-    from trainer.candidates import common_base, common_reading, find_candidate, quantization_of
-    from trainer.comparison import measure_all
-    from trainer.comparison_report import CHART_FILE, comparison_table, draw_bars, write_report
-    from trainer.held_out import read_held_out
-    from trainer.labels import ConversationLabeller
-    from trainer.measuring import Meter, measuring_for
+    from trainer.data.labels import ConversationLabeller
+    from trainer.evaluate.candidates import (
+        common_base,
+        common_reading,
+        find_candidate,
+        quantization_of,
+    )
+    from trainer.evaluate.comparison import measure_all
+    from trainer.evaluate.comparison_report import (
+        CHART_FILE,
+        comparison_table,
+        draw_bars,
+        write_report,
+    )
+    from trainer.evaluate.held_out import read_held_out
+    from trainer.evaluate.measuring import Meter, measuring_for
 
     def tell(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from trainer import defaults
 from trainer.commands.evaluating import BaseRef
 from trainer.commands.options import StoreReference, open_existing
 from trainer.commands.telling import load_libraries, told_in_one_line
+from trainer.config import defaults
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +33,8 @@ def export(
         load_libraries(console)
         import torch
 
-        from trainer.candidates import find_candidate
-        from trainer.exporting import export_merged
+        from trainer.evaluate.candidates import find_candidate
+        from trainer.publish.exporting import export_merged
 
         candidate = find_candidate(name, lambda: open_existing(store), base)
         report = export_merged(candidate, merge, getattr(torch, dtype))

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from adapters.names import parse_ref
 from trainer.commands.telling import told_in_one_line
+from trainer.config.starter import EXAMPLE_FILE, example_rows, starter_config
 from trainer.errors import ConfigError
 from trainer.methods.registry import METHODS
-from trainer.starter import EXAMPLE_FILE, example_rows, starter_config
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from adapters.store import AdapterStore
+    from adapters.store.store import AdapterStore
 
 OVERRIDES: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--key value` pairs of the config."""
@@ -47,7 +47,7 @@ def open_existing(store: str) -> "AdapterStore":
     Raises `AdapterNotFoundError` or `StoreError`.
     """
     from adapters.errors import AdapterNotFoundError
-    from adapters.remote_store import is_remote, open_store
+    from adapters.store.remote_store import is_remote, open_store
 
     if not is_remote(store) and not Path(store).is_dir():
         raise AdapterNotFoundError(

@@ -29,8 +29,8 @@ def resume(folder: RunFolderPath, store: OtherStore = None) -> None:
     console = Console()
     with told_in_one_line(console):
         load_libraries(console)
-        from adapters.remote_store import open_store
-        from trainer.resuming import resume_training
+        from adapters.store.remote_store import open_store
+        from trainer.run.resuming import resume_training
 
         into = None if store is None else open_store(store)
         result = resume_training(folder, store=into, console=console)

@@ -5,10 +5,10 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from trainer import defaults
 from trainer.commands.options import EPILOG, OVERRIDES, ConfigPath, RunsPath, StoreReference
 from trainer.commands.telling import EXIT_FAILED, load_libraries, told_in_one_line
-from trainer.config_loading import load_config
+from trainer.config import defaults
+from trainer.config.loading import load_config
 
 
 def register(app: typer.Typer) -> None:
@@ -29,8 +29,8 @@ def run(
     with told_in_one_line(console):
         loaded = load_config(config, context.args)
         load_libraries(console)
-        from adapters.remote_store import open_store
-        from trainer.running import run_training
+        from adapters.store.remote_store import open_store
+        from trainer.run.running import run_training
 
         result = run_training(loaded, store=open_store(store), runs=runs, console=console)
         if result.stored is None and loaded.config.training_method.publishes_adapter:

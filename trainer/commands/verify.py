@@ -6,9 +6,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from trainer import defaults
 from trainer.commands.options import ApiKey, StoreReference, open_existing
 from trainer.commands.telling import EXIT_FAILED, load_libraries, told_in_one_line
+from trainer.config import defaults
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def verify(
     with told_in_one_line(console):
         load_libraries(console)
         from adapters.names import parse_ref
-        from trainer.parity import NEAR_TIE, verify_served
+        from trainer.serving.parity import NEAR_TIE, verify_served
 
         stored = open_existing(store).get(parse_ref(name))
         report = verify_served(stored, server, api_key=api_key, num_tokens=tokens)

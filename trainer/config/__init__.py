@@ -1,4 +1,4 @@
-"""The YAML of a training run, as frozen sections. `trainer.config_loading` reads it.
+"""The YAML of a training run, as frozen sections. `trainer.config.loading` reads it.
 
 One file for each section, those of the methods being in `trainer.methods`; `document.py` puts them
 together, `contradictions.py` says which keys can't stand together.

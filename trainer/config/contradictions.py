@@ -7,7 +7,7 @@ values of the wrong type are passed over here and told by the schema.
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.evaluation import JUDGED
 from trainer.config.objective import PreferenceSection
 from trainer.config.written import is_changed, written_value

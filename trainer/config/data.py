@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.section import Section
 
 Format = Literal[

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from adapters.errors import AdapterError
 from adapters.names import parse_ref
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.contradictions import CONTRADICTION, contradictions
 from trainer.config.data import DataSection
 from trainer.config.evaluation import EvaluationSection

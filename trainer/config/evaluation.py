@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.section import Section, split_names
 
 Metric = Literal["perplexity", "bleu", "rouge", "exact_match", "judge", "pairwise"]

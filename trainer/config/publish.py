@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from trainer import defaults
+from trainer.config import defaults
+from trainer.config.gate import parse_any_gate
 from trainer.config.section import Section
 from trainer.errors import ConfigError
-from trainer.gate import parse_any_gate
 
 
 class PublishSection(Section):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.conversation import Conversation, parse_key
+from trainer.data.labels import LabelledRow
 from trainer.data.rows_folder import RowsFolder
-from trainer.labels import LabelledRow
 
 ROWS_A_BATCH = 512
 """Rows of one Arrow record batch: what the writer holds in memory at a time."""

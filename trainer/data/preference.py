@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from trainer.data.conversation import Conversation, Turn
 from trainer.data.examples import Example, Examples
-from trainer.data.formats import RowFormat
+from trainer.data.formats.formats import RowFormat
+from trainer.data.formats.preference_formats import JUDGED_FORMATS, PAIR_FORMATS
 from trainer.data.judged import DataRow
-from trainer.data.preference_formats import JUDGED_FORMATS, PAIR_FORMATS
+from trainer.data.labels import ConversationLabeller, LabelledRow
 from trainer.data.row_task import Matched
 from trainer.data.spool import PlacedRow
-from trainer.labels import ConversationLabeller, LabelledRow
 
 
 @dataclass(frozen=True, slots=True)

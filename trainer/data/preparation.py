@@ -8,21 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import defaults
-from trainer.config import DataSection
-from trainer.data.clean_rows import CleanRows
-from trainer.data.cleaning import HeldOutPrompts
+from trainer.config import DataSection, defaults
+from trainer.data.cleaning.clean_rows import CleanRows
+from trainer.data.cleaning.cleaning import HeldOutPrompts
+from trainer.data.cleaning.rules import CleaningLog, Rule
 from trainer.data.conversation import Conversation
 from trainer.data.examples import Example, Examples, ExampleWriter
-from trainer.data.formats import RowFormat
+from trainer.data.formats.formats import RowFormat
+from trainer.data.formats.source_row import RowProblems
+from trainer.data.labels import ConversationLabeller
 from trainer.data.row_task import RowTask, SupervisedRows
 from trainer.data.rows_folder import RowsFolder
-from trainer.data.rules import CleaningLog, Rule
-from trainer.data.source_row import RowProblems
 from trainer.data.splitting import PromptGroups, Split, draw, split_by_prompt
 from trainer.data.spool import PlacedRow, RowSpool
 from trainer.errors import DataError, RowError
-from trainer.labels import ConversationLabeller
 
 
 @dataclass(frozen=True, slots=True)

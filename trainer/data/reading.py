@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainer.data.json_rows import json_rows
-from trainer.data.source_row import SourceRow
+from trainer.data.formats.json_rows import json_rows
+from trainer.data.formats.source_row import SourceRow
 from trainer.errors import DataError, RowError
 
 _JSON = frozenset({".json", ".jsonl", ".ndjson"})

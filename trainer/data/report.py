@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.examples import Examples
+from trainer.data.labels import ConversationLabeller, LabelledRow
 from trainer.data.preparation import PreparedData
-from trainer.labels import ConversationLabeller, LabelledRow
 
 OPEN_MARK, CLOSE_MARK = "⟦", "⟧"
 """Put around loss-bearing text where colour can't show it."""

@@ -5,10 +5,10 @@ from typing import Protocol
 
 from trainer.data.conversation import Turn
 from trainer.data.examples import Example, Examples
-from trainer.data.formats import FORMATS, RowFormat
+from trainer.data.formats.formats import FORMATS, RowFormat
 from trainer.data.judged import DataRow
+from trainer.data.labels import ConversationLabeller
 from trainer.data.spool import PlacedRow
-from trainer.labels import ConversationLabeller
 
 Matched = tuple[PlacedRow, Turn | None]
 """A row, and the other answer that goes through the model after its prompt."""

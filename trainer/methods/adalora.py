@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.section import Section
 from trainer.config.written import is_changed, written_value
 from trainer.errors import MethodError
@@ -16,8 +16,8 @@ from trainer.methods.targets import BaseGeometry, Shape
 
 if TYPE_CHECKING:
     from trainer.config import TrainerConfig
-    from trainer.methods.attachment import RunStart
-    from trainer.methods.tuning import Tuning
+    from trainer.tuning.attachment import RunStart
+    from trainer.tuning.tuning import Tuning
 
 
 class AdaloraSection(Section):
@@ -126,8 +126,8 @@ class Adalora(LoraMethod):
         )
 
     def attach(self, start: "RunStart") -> "Tuning":
-        from trainer.methods.adalora_tuning import AdaloraTuning
-        from trainer.methods.attachment import put_on_base
+        from trainer.tuning.adalora_tuning import AdaloraTuning
+        from trainer.tuning.attachment import put_on_base
 
         return AdaloraTuning(put_on_base(self, start), start.config)
 

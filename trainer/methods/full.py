@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.config import TrainerConfig
-    from trainer.methods.attachment import RunStart
-    from trainer.methods.tuning import Tuning
-    from trainer.prediction.model_shape import ModelShape
+    from trainer.methods.model_shape import ModelShape
+    from trainer.tuning.attachment import RunStart
+    from trainer.tuning.tuning import Tuning
 
 
 class Full(TrainingMethod):
@@ -54,7 +54,7 @@ class Full(TrainingMethod):
         return shape.num_parameters
 
     def attach(self, start: "RunStart") -> "Tuning":
-        from trainer.methods.tuning import FullTuning
+        from trainer.tuning.tuning import FullTuning
 
         start.base.model.requires_grad_(True)
         return FullTuning(start.base.model, start.config)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from adapters.module_patterns import lookup_pattern
-from trainer import defaults
+from adapters.format.module_patterns import lookup_pattern
+from trainer.config import defaults
 from trainer.config.section import Names, Section
 from trainer.config.written import is_changed, written_value
 from trainer.errors import MethodError
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.config import TrainerConfig
-    from trainer.methods.attachment import RunStart
-    from trainer.methods.tuning import Tuning
+    from trainer.tuning.attachment import RunStart
+    from trainer.tuning.tuning import Tuning
 
 _INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "corda", "loftq", "qera", "eva")
 QUANTIZATION_INITS = frozenset({"loftq", "qera"})
@@ -276,11 +276,11 @@ class LoraMethod(AdapterMethod):
         }
 
     def attach(self, start: "RunStart") -> "Tuning":
-        from trainer.methods.attachment import put_on_base
-        from trainer.methods.lean_lora import make_lora_lean
-        from trainer.methods.lora_tuning import LoraTuning
-        from trainer.methods.started import StartedTuning
-        from trainer.methods.starting_point import (
+        from trainer.tuning.attachment import put_on_base
+        from trainer.tuning.lean_lora import make_lora_lean
+        from trainer.tuning.lora_tuning import LoraTuning
+        from trainer.tuning.started import StartedTuning
+        from trainer.tuning.starting_point import (
             begin_at_activations,
             begin_at_base,
             begin_at_quantization_error,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.section import Section
 from trainer.methods.targets import BaseGeometry, Shape
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.config import TrainerConfig
-    from trainer.methods.attachment import RunStart
-    from trainer.methods.tuning import Tuning
-    from trainer.prediction.model_shape import ModelShape
+    from trainer.methods.model_shape import ModelShape
+    from trainer.tuning.attachment import RunStart
+    from trainer.tuning.tuning import Tuning
 
 _S = TypeVar("_S", bound=Section)
 
@@ -181,8 +181,8 @@ class AdapterMethod(TrainingMethod):
         """
 
     def attach(self, start: "RunStart") -> "Tuning":
-        from trainer.methods.attachment import put_on_base
-        from trainer.methods.tuning import Tuning
+        from trainer.tuning.attachment import put_on_base
+        from trainer.tuning.tuning import Tuning
 
         return Tuning(put_on_base(self, start), start.config)
 

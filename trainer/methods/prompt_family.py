@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from trainer import defaults
+from trainer.config import defaults
 from trainer.config.section import Section
 from trainer.config.written import is_changed, written_value
 from trainer.methods.method import AdapterMethod, MethodSection, TrainingForward

@@ -9,8 +9,8 @@ from trainer.methods.targets import BaseGeometry, Shape
 
 if TYPE_CHECKING:
     from trainer.config import TrainerConfig
-    from trainer.methods.attachment import RunStart
-    from trainer.methods.tuning import Tuning
+    from trainer.tuning.attachment import RunStart
+    from trainer.tuning.tuning import Tuning
 
 
 class PromptTuning(PromptMethod):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.chat_client import ChatClient
 from trainer.errors import DataError
+from trainer.metrics.chat_client import ChatClient
 
 _LOWEST, _HIGHEST = 1, 10
 _PROMPT = """Rate the answer to the question on a scale of 1 to 10 for helpfulness, relevance, \

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer.config import TrainerConfig
 from trainer.methods.method import TrainingForward
-from trainer.prediction.model_shape import ModelShape
+from trainer.methods.model_shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

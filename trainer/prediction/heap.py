@@ -9,8 +9,8 @@ are gone, and a step takes a third more time (docs/experiments.md).
 from adapters.base.host_memory import MAPPED_FROM_BYTES
 from trainer.config import TrainerConfig
 from trainer.methods.method import TrainingForward
+from trainer.methods.model_shape import ModelShape
 from trainer.prediction.activations import ForwardSize
-from trainer.prediction.model_shape import ModelShape
 
 _LAYER_TEMPORARIES = 8
 """Hidden states in the compute dtype: a layer's norms, rotations, sums and projections make about

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 
 from adapters.base.quantization import QuantizationSpec
 from trainer.config import TrainerConfig
+from trainer.methods.model_shape import ModelShape
 from trainer.prediction.activations import ForwardSize, forward_only_bytes, kept_bytes
 from trainer.prediction.heap import holes_of_evaluation, holes_of_training, holes_of_update
-from trainer.prediction.model_shape import ModelShape
 
 _BLOCKS_OF_ABSMAX = 256
 """absmax values that share one float32 scale under double quantisation (arXiv:2305.14314)."""

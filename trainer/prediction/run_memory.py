@@ -9,14 +9,14 @@ import torch
 from transformers import AutoConfig
 
 from adapters.base.host_memory import return_freed_memory
-from trainer.batching import group_by_length
+from trainer.batches.batching import group_by_length
 from trainer.data.examples import Examples
-from trainer.methods.lean_lora import is_lean_config
+from trainer.loop.training_arguments import choose_optimizer, resolve_device
+from trainer.methods.model_shape import shape_of
 from trainer.prediction.activations import ForwardSize
 from trainer.prediction.memory import BatchSizes, MemoryPrediction, predict_memory, weight_bytes
-from trainer.prediction.model_shape import shape_of
-from trainer.preflight import Preflight
-from trainer.training_arguments import choose_optimizer, resolve_device
+from trainer.preflight.prepare import Preflight
+from trainer.tuning.lean_lora import is_lean_config
 
 _PAGE_BYTES = 4096
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from trainer.collator import collate_rows
-from trainer.loss import loss_sum
-from trainer.methods.attachment import attach_adapter
-from trainer.preflight import Preflight
+from trainer.batches.collator import collate_rows
+from trainer.loop.loss import loss_sum
+from trainer.preflight.prepare import Preflight
+from trainer.tuning.attachment import attach_adapter
 
 _EVALUATION_SHARE = 0.35
 """A forward without backward, as a part of one with it: a third, and what doesn't shrink."""

@@ -14,12 +14,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from server.model.adapter_pages.page_layout import ModulePlace
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kernels.work_plan import WorkTables
 from server.model.kv_cache import KVCache
-from server.model.page_layout import ModulePlace
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The native CPU kernels behind the generic way: 4-bit linears, adapter work, paged attention.
 
 For the architectures that the native step doesn't describe. The kernels are those of
-`adapters/base/native`; this file only gives them the call shapes of the reference.
+`server/native`; this file only gives them the call shapes of the reference.
 """
 
 from typing import Any
@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from adapters.base.modules import linear_shape
-from adapters.base.native.ops import (
+from server.model.adapter_pages.page_layout import ModulePlace, PageLayout
+from server.model.geometry import AttentionOptions
+from server.model.kernels import reference
+from server.model.kernels.backends import KernelBackend
+from server.model.kv_cache import KVCache
+from server.model.step.step_inputs import StepInputs
+from server.native.ops import (
     NativeBank,
     NativeOps,
     PagedBatch,
@@ -18,19 +24,13 @@ from adapters.base.native.ops import (
     Segment,
     WorkList,
 )
-from adapters.base.native.weights import (
+from server.native.weights import (
     Arithmetic,
     PackedWeight,
     embed,
     pack_bf16,
     pack_bitsandbytes,
 )
-from server.model.geometry import AttentionOptions
-from server.model.kernels import reference
-from server.model.kernels.backends import KernelBackend
-from server.model.kv_cache import KVCache
-from server.model.page_layout import ModulePlace, PageLayout
-from server.model.step_inputs import StepInputs
 
 _MULTIPLE = 64
 

@@ -6,10 +6,10 @@ Q query tokens of a row, D head dim.
 
 import torch
 
+from server.model.adapter_pages.page_layout import ModulePlace
 from server.model.geometry import AttentionOptions
 from server.model.kv_cache import KVCache
-from server.model.page_layout import ModulePlace
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 
 def attend(

@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 
 from adapters.rank_pages import PAGE_RANK
+from server.model.adapter_pages.page_layout import ModulePlace
 from server.model.kernels.work_plan import TILE_TOKENS, UNIT_ITEMS, WorkPlan, WorkTables
-from server.model.page_layout import ModulePlace
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 _UNIT_RANK = UNIT_ITEMS * PAGE_RANK
 _BLOCK_K = 128

@@ -20,7 +20,7 @@ import triton.language as tl
 from server.model.geometry import AttentionOptions
 from server.model.kernels import reference
 from server.model.kv_cache import KVCache
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 PIECE_TOKENS = 512
 """Cached tokens that one program of a decode row attends to."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from server.model.step_inputs import StepInputs
+from server.model.step.step_inputs import StepInputs
 
 TILE_TOKENS = 16
 """Tokens of a tile: the smallest matrix that a GPU's tensor cores multiply."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.manifest import Manifest
+from adapters.format.manifest import Manifest
 
 MODULES = {
     "model.layers.0.self_attn.q_proj": (8, 8),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.base.native import build
 from adapters.cache_folder import default_cache_dir
+from server.native import build
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from tests.unit.adapters.peft_folder import write_folder
 
 _PROGRAM = """
 import sys
-import adapters, adapters.cli, adapters.digest, adapters.inspection, adapters.stack, adapters.store
+import adapters, adapters.commands.cli, adapters.format.digest, adapters.format.inspection
+import adapters.stack, adapters.store.store
 from pathlib import Path
-store = adapters.store.AdapterStore(Path(sys.argv[1]))
+store = adapters.store.store.AdapterStore(Path(sys.argv[1]))
 store.import_folder("sql", Path(sys.argv[2]))
 print(store.get(adapters.names.parse_ref("sql")).label)
 print(sorted({name.partition(".")[0] for name in sys.modules} & set(sys.argv[3:])))

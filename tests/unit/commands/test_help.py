@@ -7,11 +7,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import adapters.cli
+import adapters.commands.cli
 import server.cli
 import trainer.cli
 
-APPS = {"server": server.cli._APP, "trainer": trainer.cli.app, "adapters": adapters.cli.app}
+APPS = {
+    "server": server.cli._APP,
+    "trainer": trainer.cli.app,
+    "adapters": adapters.commands.cli.app,
+}
 
 
 def _commands(name: str, command: Any) -> list[tuple[tuple[str, ...], Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import adapters.cli
+import adapters.commands.cli
 import server.cli
 import trainer.cli
 from adapters.environment import COMMAND_VARIABLES, misspelt_variables
@@ -56,8 +56,8 @@ def test_everything_that_is_read_is_known() -> None:
 @pytest.mark.parametrize(
     ("app", "words", "variable", "nearest"),
     [
-        (adapters.cli.app, ["ls"], "SWITCHYARD_STOR", "SWITCHYARD_STORE"),
-        (adapters.cli.app, ["quarantine", "ls"], "SWITCHYARD_STOER", "SWITCHYARD_STORE"),
+        (adapters.commands.cli.app, ["ls"], "SWITCHYARD_STOR", "SWITCHYARD_STORE"),
+        (adapters.commands.cli.app, ["quarantine", "ls"], "SWITCHYARD_STOER", "SWITCHYARD_STORE"),
         (trainer.cli.app, ["schema"], "SWITCHYARD_RUN", "SWITCHYARD_RUNS"),
         (server.cli._APP, ["keys", "ls"], "SWITCHYARD_KEY_FILE", "SWITCHYARD_KEYS_FILE"),
         (server.cli._APP, [], "SWITCHYARD_KEY_FILE", "SWITCHYARD_KEYS_FILE"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import transformers
 
-from adapters.base.native.build import load_native
 from loadtests.arithmetic import main
-from tests.unit.base.tiny_base import save_tokenizer
-from tests.unit.model.tiny import CONFIGS
+from server.native.build import load_native
+from tests.unit.adapters.base.tiny_base import save_tokenizer
+from tests.unit.server.model.tiny import CONFIGS
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 ROWS = [

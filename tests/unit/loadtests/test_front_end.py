@@ -13,7 +13,7 @@ from loadtests.harness.command import MeasurementError
 from server.core.request import FinishReason, GenerationRequest, SamplingParams
 from server.core.settings import SchedulerSettings
 from server.engine.engine import Engine
-from server.engine.host_cache import HostAdapterCache
+from server.engine.hosting.host_cache import HostAdapterCache
 from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_tokenizer import FakeTokenizer

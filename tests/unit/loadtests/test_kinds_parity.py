@@ -3,7 +3,7 @@ from typing import get_args
 
 from loadtests.fixtures.kinds_trained import TRAINED_BY
 from loadtests.kinds_parity import measure
-from tests.unit.base.tiny_base import tiny_folder
+from tests.unit.adapters.base.tiny_base import tiny_folder
 from trainer.config import LoraSection, Method, PromptSection
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from loadtests.fixtures import adapter_crowd
 from loadtests.fixtures.adapter_crowd import adapter_names, publish_crowd
 from loadtests.harness.command import MeasurementError

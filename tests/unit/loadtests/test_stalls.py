@@ -4,9 +4,9 @@ import pytest
 
 from loadtests import stalls
 from loadtests.stalls import Cell, Facts, Outcome, cells, routes_without_cell
-from server.api.callers import Right
-from server.api.messages import MAX_MESSAGES
-from server.api.rights import RIGHTS
+from server.api.access.callers import Right
+from server.api.access.rights import RIGHTS
+from server.api.requests.messages import MAX_MESSAGES
 
 CELL = Cell("x", "/tokenize", {})
 FACTS = Facts("m", window=8192, vocabulary=49152)

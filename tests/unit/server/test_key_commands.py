@@ -4,9 +4,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from server.api.callers import Right
-from server.api.key_file import read_keys
-from server.api.keys import KeyRing
+from server.api.access.callers import Right
+from server.api.access.key_file import read_keys
+from server.api.access.keys import KeyRing
 from server.cli import _APP
 
 RUN = CliRunner()

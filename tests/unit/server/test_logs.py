@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from server.api.request_ids import CURRENT_REQUEST_ID
 from server.api.settings import ApiSettings
+from server.api.telemetry.request_ids import CURRENT_REQUEST_ID
 from server.logs import JsonFormatter, RequestIdFilter, TextFormatter
 from tests.fakes.api_app import FakeServing
 from tests.fakes.api_engine import FakeEngine

@@ -12,11 +12,11 @@ import pytest
         "server.core.ports",
         "server.scheduling.scheduler",
         "server.engine.engine",
-        "server.engine.catalog",
+        "server.engine.hosting.catalog",
         "server.api.app",
         "server.cli",
-        "adapters.store",
-        "adapters.cli",
+        "adapters.store.store",
+        "adapters.commands.cli",
     ],
 )
 def test_imports_no_torch(module: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.trainer.tiny import CHATML, byte_tokenizer, save_tiny_base
-from trainer.labels import ConversationLabeller
+from trainer.data.labels import ConversationLabeller
 
 
 @pytest.fixture(scope="session")

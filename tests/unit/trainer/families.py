@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.trainer.tiny import byte_tokenizer
-from trainer.labels import ConversationLabeller
+from trainer.data.labels import ConversationLabeller
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -7,13 +7,13 @@ import torch
 
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.training_guard import prepare_for_training
-from trainer.collator import collate_rows
+from trainer.batches.collator import collate_rows
 from trainer.config import TrainerConfig
-from trainer.labels import LabelledRow
-from trainer.loss import loss_sum
-from trainer.methods.attachment import attach_adapter
+from trainer.data.labels import LabelledRow
+from trainer.loop.loss import loss_sum
 from trainer.methods.quantization import quantization_for
-from trainer.methods.tuning import Tuning
+from trainer.tuning.attachment import attach_adapter
+from trainer.tuning.tuning import Tuning
 
 ROWS = tuple(
     LabelledRow(tuple(range(5 + i, 40 + i)), (False,) * 10 + (True,) * 25) for i in range(16)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.unit.trainer.methods.runs import NUM_STEPS, ROWS, attach, config, loaded, logits, train
-from trainer.collator import collate_rows
+from trainer.batches.collator import collate_rows
 
 
 def test_the_penalty_is_what_peft_adds_where_the_model_has_the_loss(tiny_base: Path) -> None:

@@ -12,7 +12,7 @@ from adapters.base.loading import LoadedBase, load_base
 from adapters.base.modules import linear_modules
 from adapters.base.quantization import UNQUANTIZED
 from adapters.base.reference import ResolvedBase
-from tests.unit.model.tiny import CONFIGS, tiny_model
+from tests.unit.server.model.tiny import CONFIGS, tiny_model
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits, train
 from tests.unit.trainer.tiny import byte_tokenizer
 from trainer.methods.targets import match_modules

@@ -1,0 +1,1 @@
+"""What an adapter's folder holds: its config, its tensors and its manifest."""

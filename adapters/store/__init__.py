@@ -1,0 +1,1 @@
+"""Versions and aliases on disk or elsewhere, changed atomically."""

@@ -1,0 +1,1 @@
+"""The answers of the generating routes, whole and as streams of events."""

@@ -1,0 +1,1 @@
+"""Request bodies: their fields and the bounds of each."""

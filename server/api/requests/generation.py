@@ -1,0 +1,145 @@
+"""The fields that chat and completions share."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import TypeAliasType
+
+from adapters.stack import MAX_TERMS
+from server.api.requests import unsupported
+from server.api.requests.model import RequestBody, refuse
+from server.api.requests.structured_output import (
+    MAX_CHOICES,
+    ResponseFormat,
+    StructuredOutputs,
+    chosen_shape,
+)
+from server.core.grammar import GrammarSpec
+
+MAX_STOPS = 4
+MAX_STOP_CHARS = 1000
+MAX_BAD_WORDS = 128
+MAX_LOGPROBS = 20
+"""Alternatives that can be told for one token, as in the OpenAI API."""
+
+
+def listed(is_single: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """One value becomes a list of one."""
+    return lambda value: [value] if is_single(value) else value
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    list[Stop],
+    BeforeValidator(
+        listed(lambda value: isinstance(value, str)),
+        json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)],
+    ),
+    Field(max_length=MAX_STOPS),
+]
+TokenId = TypeAliasType("TokenId", Annotated[int, Field(ge=0)])
+"""Has a name in the OpenAPI document, where each server says how many it knows."""
+
+Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
+
+
+class StackedAdapter(RequestBody):
+    """One member of the `adapters` field."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", max_length=128)
+    scale: float = Field(1.0, allow_inf_nan=False)
+
+
+class StreamOptions(RequestBody):
+    """How a stream reports."""
+
+    not_honoured = unsupported.STREAM_OPTIONS
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class GenerationBody(RequestBody):
+    """What both generating endpoints take.
+
+    `user`, `safety_identifier`, `prompt_cache_key` and `metadata` say who asks, what to cache and
+    what to file the answer under; they change no answer, here or in the OpenAI API, except that
+    one user stays with one side of a canary. `cache_salt` is vLLM's: cached prompts are reused only
+    between requests that have the same one.
+    """
+
+    model: str = Field(min_length=1, max_length=4096)
+    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_TERMS)
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    repetition_penalty: float = Field(1.0, gt=0.0, le=10.0)
+    logit_bias: dict[TokenKey, Bias] = Field({})
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    bad_words: list[Stop] = Field([], max_length=MAX_BAD_WORDS)
+    stop: Stops = Field([])
+    stop_token_ids: list[TokenId] = Field([], max_length=MAX_BAD_WORDS)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    min_tokens: int = Field(0, ge=0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    n: int = Field(1, ge=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = Field(None, min_length=1, max_length=MAX_CHOICES)
+    guided_grammar: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    cache_salt: str | None = Field(None, min_length=1)
+    metadata: dict[str, str] = Field({}, max_length=16)
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise refuse(
+                "stream_options", "stream_options goes with stream: true; set it, or leave both out"
+            )
+        if self.stream and self.prompt_logprobs is not None:
+            raise refuse(
+                "prompt_logprobs", "prompt_logprobs comes with whole answers only: leave stream out"
+            )
+        if self.truncate_prompt_tokens == 0:
+            raise refuse(
+                "truncate_prompt_tokens",
+                "truncate_prompt_tokens is 0; it should be at least 1, or -1 for what fits",
+            )
+        return self
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def counts_along(self) -> bool:
+        """Whether every chunk of the stream is to carry the usage so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def shape(self) -> GrammarSpec | None:
+        """What the answer must look like. Raises `RequestError` when two fields say so."""
+        return chosen_shape(
+            response_format=self.response_format,
+            structured_outputs=self.structured_outputs,
+            guided_json=self.guided_json,
+            guided_regex=self.guided_regex,
+            guided_choice=self.guided_choice,
+            guided_grammar=self.guided_grammar,
+        )

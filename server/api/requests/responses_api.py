@@ -1,0 +1,163 @@
+"""The body of `POST /v1/responses`, and the chat request that it comes to."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from adapters.stack import MAX_TERMS
+from server.api.requests import unsupported
+from server.api.requests.body_problems import explain
+from server.api.requests.chat_and_completion import ChatBody
+from server.api.requests.generation import MAX_LOGPROBS, StackedAdapter
+from server.api.requests.model import RequestBody, refuse
+from server.api.requests.responses_items import Items, as_messages
+from server.api.requests.tools import MAX_TOOLS, FunctionDefinition, FunctionName, choice_by_type
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+class FunctionTool(FunctionDefinition):
+    """A function, in this API's flat form. Here, other than in chat, it is strict by default."""
+
+    type: Literal["function"]
+    strict: bool = True
+
+
+class ChosenFunction(RequestBody):
+    """`tool_choice` for one function."""
+
+    type: Literal["function"]
+    name: FunctionName
+
+
+class ChosenFunctions(RequestBody):
+    """`tool_choice` for some of the functions."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[ChosenFunction] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+ChoiceField = Annotated[
+    Literal["none", "auto", "required"] | ChosenFunction | ChosenFunctions,
+    choice_by_type(ChosenFunction, ChosenFunctions),
+]
+
+
+class TextFormat(RequestBody):
+    """`text.format`."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = Field(default=None, max_length=64)
+    description: str | None = None
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _schema_goes_with_its_type(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise refuse("schema", "schema goes with type 'json_schema': give both or neither")
+        return self
+
+
+class TextOptions(RequestBody):
+    """`text`."""
+
+    not_honoured = unsupported.RESPONSE_TEXT
+
+    format: TextFormat = TextFormat()
+
+
+class ResponseBody(RequestBody):
+    """`POST /v1/responses`. Nothing is stored, so nothing can be continued by its id.
+
+    `user`, `safety_identifier`, `prompt_cache_key` and `metadata` change no answer.
+    """
+
+    not_honoured = unsupported.RESPONSE
+
+    model: str = Field(min_length=1, max_length=4096)
+    input: Items
+    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_TERMS)
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    text: TextOptions = TextOptions()
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: ChoiceField = "auto"
+    parallel_tool_calls: bool = True
+    include: list[Literal["message.output_text.logprobs"]] = Field([])
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    stream: bool = False
+    chat_template_kwargs: dict[str, Any] = Field({}, max_length=64)
+    metadata: dict[str, str] = Field({}, max_length=16)
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    cache_salt: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _fields_go_together(self) -> Self:
+        if self.top_logprobs is not None and LOGPROBS not in self.include:
+            raise refuse("top_logprobs", f"top_logprobs goes with include: ['{LOGPROBS}']")
+        return self
+
+    def as_chat(self) -> ChatBody:
+        """The same request to `/v1/chat/completions`.
+
+        Raises `RequestError` for what only the chat's schema refuses.
+        """
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": as_messages(self.input, self.instructions),
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "seed": self.seed,
+            "max_completion_tokens": self.max_output_tokens,
+            "logprobs": LOGPROBS in self.include,
+            "top_logprobs": self.top_logprobs,
+            "response_format": self._response_format(),
+            "tools": [
+                {"type": "function", "function": tool.model_dump(exclude={"type"})}
+                for tool in self.tools
+            ],
+            "tool_choice": self._tool_choice(),
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "stream": self.stream,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "cache_salt": self.cache_salt,
+        }
+        if self.adapters is not None:
+            body["adapters"] = [adapter.model_dump() for adapter in self.adapters]
+        try:
+            return ChatBody.model_validate(body)
+        except ValidationError as error:
+            raise explain(error, ChatBody) from error
+
+    def _response_format(self) -> dict[str, Any] | None:
+        given = self.text.format
+        if given.type != "json_schema":
+            return {"type": given.type}
+        return {
+            "type": "json_schema",
+            "json_schema": {"name": given.name or "answer", "schema": given.json_schema},
+        }
+
+    def _tool_choice(self) -> Any:
+        choice = self.tool_choice
+        if isinstance(choice, str):
+            return choice
+        if isinstance(choice, ChosenFunction):
+            return _named(choice)
+        tools = [_named(tool) for tool in choice.tools]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+
+
+def _named(choice: ChosenFunction) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": choice.name}}

@@ -1,0 +1,1 @@
+"""The routes that don't generate, by what they are about."""

@@ -1,0 +1,1 @@
+"""Adapters by name and in host memory: catalog, cache, verified loads, upkeep of the store."""

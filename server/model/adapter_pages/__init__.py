@@ -1,0 +1,1 @@
+"""From a PEFT folder to pages in the device's adapter bank."""

@@ -1,0 +1,1 @@
+"""The two ways through a model: transformers' modules, and the native step."""

@@ -1,0 +1,1 @@
+"""A scheduled batch as tensors, and one forward over it."""

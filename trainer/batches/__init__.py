@@ -1,0 +1,1 @@
+"""Rows padded or packed into forwards."""

@@ -1,0 +1,1 @@
+"""What a row must be to be trained on, each rule counted."""

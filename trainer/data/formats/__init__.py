@@ -1,0 +1,1 @@
+"""The shapes that rows come in, and what each of them says."""

@@ -1,0 +1,1 @@
+"""Base against adapters on the same held-out rows."""

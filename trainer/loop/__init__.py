@@ -1,0 +1,1 @@
+"""The training loop: its plan, steps, checkpoints and history."""

@@ -1,0 +1,1 @@
+"""What a run of one objective trains on, minimises and measures."""
