@@ -13,7 +13,9 @@ class SchedulerSettings:
 
     `max_batch_tokens` is the token budget of a step: decodes come first, prefill chunks fill the
     rest. `max_prefill_beside_decodes` bounds those chunks while anything decodes, so that a running
-    stream never waits long for somebody's prompt; None leaves them the whole budget. `crowding`
+    stream never waits long for somebody's prompt; None leaves them the whole budget. A prompt token
+    in a shared step takes 1 + context / `prefill_context_cost` of the budget, since it attends to
+    all before it; None: 1. `crowding`
     bounds what flows over their share get of a step while others run: tokens for each running
     sequence of those others; None for no bound.
     """
@@ -21,6 +23,7 @@ class SchedulerSettings:
     max_num_sequences: int = 64
     max_batch_tokens: int = 256
     max_prefill_beside_decodes: int | None = None
+    prefill_context_cost: int | None = None
     crowding: float | None = None
     max_waiting: int = 1024
     max_model_len: int = 2048

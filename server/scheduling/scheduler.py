@@ -3,6 +3,7 @@
 `schedule()` returns a value, the runner executes it, `update()` records (as vLLM v1 does).
 """
 
+import math
 from collections import Counter, deque
 
 from server.core.batch import ScheduledBatch, ScheduledRow, StepOutput
@@ -237,9 +238,9 @@ class Scheduler:
         # Full limits need no check: there are no more rows than places, once the put back are gone.
         max_rows = None if self.limits.are_full else self.limits.rows
         while budget > 0 and len(rows) != max_rows and (flow := turn.next()):
-            num_tokens = self._schedule_prompt(prompts.get(flow), flow, budget, turns, rows)
-            budget -= num_tokens
-            if not num_tokens:
+            spent = self._schedule_prompt(prompts.get(flow), flow, budget, turns, rows)
+            budget -= spent
+            if not spent:
                 turn.drop()
 
     def _schedule_prompt(
@@ -250,14 +251,14 @@ class Scheduler:
         turns: Turns,
         rows: list[ScheduledRow],
     ) -> int:
-        """Grant the next piece of prompt of one flow; returns its tokens."""
+        """Grant the next piece of prompt of one flow; returns what of the budget it takes."""
         while prompts:
             sequence = prompts.popleft()
             wanted = turns.tokens_for(sequence, min(sequence.num_remaining, budget))
             if wanted and sequence.phase is SequencePhase.RUNNING:
-                num_tokens = self._schedule_chunk(sequence, wanted, rows)
-                if num_tokens:
-                    return num_tokens
+                spent = self._schedule_chunk(sequence, wanted, rows)
+                if spent:
+                    return spent
         # Newcomers would take the blocks that those who run are short of.
         head = None if self._is_short_of_blocks else self._queue.head(flow)
         room = turns.room_for(flow, budget)
@@ -269,14 +270,15 @@ class Scheduler:
 
     def _schedule_chunk(self, sequence: Sequence, num_tokens: int, rows: list[ScheduledRow]) -> int:
         num_tokens = sequence.same_work(num_tokens)
+        price = sequence.token_price(self._settings.prefill_context_cost) if rows else 1.0
         if rows:
-            num_tokens = sequence.share_of_step(num_tokens)
+            num_tokens = sequence.share_of_step(max(1, int(num_tokens / price)))
         if not self._grow(sequence, num_tokens):
             return 0
         rows.append(sequence.row(num_tokens))
         sequence.last_step = self._step
         self._queue.charge(sequence.flow, sequence.cost_of(num_tokens))
-        return num_tokens
+        return math.ceil(num_tokens * price)
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Hold blocks for `num_tokens` more tokens, preempting later sequences if need be."""

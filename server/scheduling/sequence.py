@@ -169,6 +169,13 @@ class Sequence:
         ends = [end - start for end in self._activations if end > start]
         return min(num_tokens, *ends) if ends else num_tokens
 
+    def token_price(self, context_cost: int | None) -> float:
+        """What the next token costs a step, of a token at the beginning of a text.
+
+        A token attends to all before it: `context_cost` of them cost as much as the token alone.
+        """
+        return 1.0 if context_cost is None else 1.0 + self.num_computed / context_cost
+
     def share_of_step(self, num_tokens: int) -> int:
         """How many of the next `num_tokens` may run in a step that others share."""
         return min(num_tokens, _MAX_SCORED_BESIDE_OTHERS) if self.wants_scores else num_tokens
