@@ -60,6 +60,13 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(),
     "phi3": Family(),
     "granite": Family(),
+    "seed_oss": Family(),
+    "ministral": Family(),
+    "cwm": Family(),
+    "smollm3": Family(),
+    "ernie4_5": Family(rotary_interleaved=True),
+    "helium": Family(rotary_interleaved=True),
+    "gemma": Family(norm_offset=1.0),
     "glm": Family(rotary_interleaved=True),
     "glm4": Family(
         rotary_interleaved=True,
@@ -125,12 +132,16 @@ class NativeDescription:
 
     def layers(self) -> tuple[LlamaLayer, ...]:
         """Every layer with its projections packed: q+k+v in one, gate+up in one."""
-        tables: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        tables: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor]] = {}
         layers = []
         for index, layer in enumerate(self._model.model.layers):
-            kind = self._layer_type(index)
+            # SmolLM3 leaves the rotation out in some layers (arXiv:2501.18795).
+            kind = self._layer_type(index), bool(getattr(layer.self_attn, "use_rope", True))
             if kind not in tables:
-                tables[kind] = self._rotary(index)
+                cos, sin = self._rotary(index)
+                tables[kind] = (
+                    (cos, sin) if kind[1] else (torch.ones_like(cos), torch.zeros_like(sin))
+                )
             layers.append(self._layer(index, layer, *tables[kind]))
         return tuple(layers)
 

@@ -51,6 +51,23 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "glm": _with("GlmConfig", head_dim=16),
     "glm4": _with("Glm4Config", head_dim=16),
     "granite": _with("GraniteConfig"),
+    "gemma": _with("GemmaConfig", head_dim=32),
+    "seed-oss": _with("SeedOssConfig", head_dim=32, attention_bias=True),
+    "ministral": _with(
+        "MinistralConfig",
+        sliding_window=8,
+        head_dim=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "cwm": _with(
+        "CwmConfig",
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "smollm3": _with("SmolLM3Config", no_rope_layer_interval=2),
+    "ernie4-5": _with("Ernie4_5Config", head_dim=16),
+    "helium": _with("HeliumConfig", head_dim=16),
     "bloom": lambda: transformers.BloomConfig(hidden_size=64, pad_token_id=0, **_GPT),
 }
 
