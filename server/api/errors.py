@@ -49,6 +49,7 @@ from server.core.errors import (
     OverloadedError,
     PinLimitError,
     PromptTooLongError,
+    RenderingDownError,
     RequestError,
     SlowReaderError,
     SwitchyardError,
@@ -186,6 +187,7 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     GenerationAbortedError: ErrorRow(503, _SERVER, "generation_aborted", None, 1.0),
     DrainingError: ErrorRow(503, _SERVER, "draining"),
     NotReadyError: ErrorRow(503, _SERVER, "not_ready", None, 1.0),
+    RenderingDownError: ErrorRow(503, _SERVER, "rendering_unavailable", None, 5.0),
     EngineDeadError: ErrorRow(503, _SERVER, "engine_unavailable", None, 5.0),
     Exception: ErrorRow(500, _SERVER, "internal_error"),
 }

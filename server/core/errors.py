@@ -13,6 +13,7 @@ SwitchyardError
 ├── SlowReaderError         the caller doesn't take what was generated for it
 ├── UnsupportedModelError   the base model's architecture can't be served; says why
 ├── ConfigurationError      settings that contradict each other; lists all of them
+├── RenderingDownError      no process can render chat templates, for the moment
 └── EngineDeadError         the step loop has ended; nothing more is accepted
 
 To add one: subclass the nearest parent, write the message for the person who reads it, and give it
@@ -84,6 +85,10 @@ class ConfigurationError(SwitchyardError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(f"- {problem}" for problem in problems))
         self.problems = tuple(problems)
+
+
+class RenderingDownError(SwitchyardError):
+    """No process can be started that renders chat templates, or the server stops."""
 
 
 class EngineDeadError(SwitchyardError):
