@@ -39,6 +39,7 @@ from server.engine.throughput_log import ThroughputLog
 from server.engine.verified_loader import VerifiedLoader
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.native import leave_cores_to_kernels
+from server.model.render_pool import RenderPool
 from server.scheduling.scheduler import Scheduler
 from server.supervision import (
     DrainingServer,
@@ -116,6 +117,11 @@ async def serve_model(
         metrics=metrics,
         device=model.device,
     )
+    renderer = RenderPool(
+        timeout_seconds=config.render_timeout_seconds,
+        memory_mib=config.render_memory_mib,
+        warm_template=model.tokenizer.chat_template,
+    )
     administration = Administration(
         catalog,
         cache,
@@ -128,6 +134,7 @@ async def serve_model(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        renderer.start()
         administration.follow_catalog()
         _free_what_goes(catalog, engine)
         throughput = ThroughputLog(metrics, lambda: len(engine.resident_adapters))
@@ -145,6 +152,7 @@ async def serve_model(
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
+            await renderer.close()
             await engine.stop()
 
     def refresh_metrics() -> None:
@@ -156,6 +164,7 @@ async def serve_model(
         engine,
         catalog,
         model.tokenizer,
+        renderer,
         model.grammars,
         _model_info(config, model),
         limits=AdapterLimits(

@@ -35,6 +35,7 @@ from server.api.model_routes import model_routes
 from server.api.openapi import openapi_document
 from server.api.openapi_examples import with_examples
 from server.api.operation_routes import operation_routes
+from server.api.prompts import PromptTokens
 from server.api.rate_limits import RateLimits
 from server.api.request_log import RequestLogMiddleware
 from server.api.rights import allowed_methods
@@ -47,7 +48,7 @@ from server.core.errors import SwitchyardError
 from server.core.grammar import GrammarCompiler
 from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
-from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
+from server.core.ports import AdapterCatalog, ChatRenderer, ChatTokenizer, GenerationEngine
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -63,6 +64,7 @@ def create_app(
     engine: GenerationEngine,
     catalog: AdapterCatalog,
     tokenizer: ChatTokenizer,
+    renderer: ChatRenderer,
     grammars: GrammarCompiler,
     info: ModelInfo,
     *,
@@ -113,11 +115,12 @@ def create_app(
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    serving = Serving(engine, catalog, tokenizer, grammars, info=info, settings=settings)
+    prompts = PromptTokens(tokenizer, renderer, info, current=current, deadline=deadline)
+    serving = Serving(engine, catalog, tokenizer, grammars, prompts, info=info, settings=settings)
     app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
     app.add_api_route("/v1/responses", serving.respond, methods=["POST"], response_model=None)
-    app.include_router(token_routes(tokenizer, catalog, info, settings))
+    app.include_router(token_routes(tokenizer, catalog, prompts, info, settings))
     app.include_router(model_routes(info, catalog, current))
     app.include_router(limit_routes(info, limits))
     app.include_router(adapter_routes(info, catalog, settings))

@@ -65,7 +65,7 @@ class Conversations:
         shape: GrammarSpec | None,
     ) -> Conversation:
         """The conversation of `body`, whose answer may use tools and has a shape."""
-        template = stack_template(stack)
+        template, owner = stack_template(stack), _template_owner(stack)
         messages = [message.as_template_message() for message in body.messages]
         declared = use.declared if use is not None else ()
         text = template or self._tokenizer.chat_template
@@ -75,6 +75,7 @@ class Conversations:
             template_arguments=body.chat_template_kwargs,
             adds_generation_prompt=body.add_generation_prompt,
             continues_final_message=body.continue_final_message,
+            template_owner=owner,
         )
         if knows_tools(text):
             tools = [function.as_template_tool() for function in declared]
@@ -118,6 +119,12 @@ def stack_template(stack: AdapterStack) -> str | None:
                 "model",
             )
     return first.chat_template
+
+
+def _template_owner(stack: AdapterStack) -> str:
+    """Whose template `stack_template` is, for errors."""
+    labels = (m.adapter.label for m in stack.members if m.adapter.chat_template)
+    return next(labels, "the base")
 
 
 def with_plain_tools(

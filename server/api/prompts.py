@@ -2,29 +2,66 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
+from starlette.types import Receive
+
+from server.api.callers import CurrentCaller
+from server.api.deadlines import CurrentDeadline
+from server.api.disconnect import await_while_connected
 from server.core.chat import ChatPrompt
 from server.core.errors import PromptTooLongError, RequestError
 from server.core.model_info import ModelInfo
-from server.core.ports import ChatTokenizer
+from server.core.ports import ChatRenderer, ChatTokenizer
 
 # Below this, tokenising takes less time than handing it to a thread would save the event loop.
 _MAX_INLINE_CHARS = 16_384
 
 TokenIds = tuple[int, ...]
+_Made = TypeVar("_Made")
 
 
 class PromptTokens:
-    """Tokenises on the event loop what is short, on a thread what is long."""
+    """Tokenises on the event loop what is short, on a thread what is long.
 
-    def __init__(self, tokenizer: ChatTokenizer, info: ModelInfo) -> None:
+    Chat templates are rendered by `renderer`, in the turns of the current caller (whose template
+    it is, where nobody has a key) and within the current deadline.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        renderer: ChatRenderer,
+        info: ModelInfo,
+        *,
+        current: CurrentCaller,
+        deadline: CurrentDeadline,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._renderer = renderer
         self._info = info
+        self._current = current
+        self._deadline = deadline
 
-    async def of_chat(self, prompt: ChatPrompt) -> TokenIds:
-        """Tokens of a rendered conversation. Raises `RequestError` when the template refuses it."""
+    async def of_chat(self, prompt: ChatPrompt, receive: Receive) -> TokenIds:
+        """Tokens of a rendered conversation; the client's leaving, seen by `receive`, ends it.
+
+        Raises what `ChatRenderer.render` does, and `ClientGoneError`.
+        """
+        rendering = asyncio.create_task(self._of_chat(prompt))
+        await await_while_connected(rendering, receive)
+        return rendering.result()
+
+    async def _of_chat(self, prompt: ChatPrompt) -> TokenIds:
         num_chars = sum(len(str(message.get("content"))) for message in prompt.messages)
-        return await self._tokens(lambda: self._tokenizer.render_chat(prompt), num_chars)
+        window = self._info.max_model_len
+        order = await self._made(lambda: self._tokenizer.render_order(prompt, window), num_chars)
+        text = await self._renderer.render(
+            order,
+            caller=self._current.get().key_id or order.owner,
+            timeout_seconds=self._deadline.remaining_seconds(),
+        )
+        return await self._made(lambda: self._tokenizer.encode_rendered(order, text), len(text))
 
     async def of_prompt(
         self, prompt: str | list[int], *, adds_special_tokens: bool = True
@@ -41,7 +78,7 @@ class PromptTokens:
 
     async def encoded(self, text: str, *, adds_special_tokens: bool) -> TokenIds:
         """Tokens of plain text; there may be none."""
-        return await self._tokens(
+        return await self._made(
             lambda: self._tokenizer.encode(text, adds_special_tokens=adds_special_tokens),
             len(text),
         )
@@ -85,7 +122,7 @@ class PromptTokens:
                 "max_tokens",
             )
 
-    async def _tokens(self, tokenise: Callable[[], TokenIds], num_chars: int) -> TokenIds:
+    async def _made(self, make: Callable[[], _Made], num_chars: int) -> _Made:
         if num_chars <= _MAX_INLINE_CHARS:
-            return tokenise()
-        return await asyncio.to_thread(tokenise)
+            return make()
+        return await asyncio.to_thread(make)

@@ -35,6 +35,7 @@ class Serving:
         catalog: AdapterCatalog,
         tokenizer: ChatTokenizer,
         grammars: GrammarCompiler,
+        prompts: PromptTokens,
         *,
         info: ModelInfo,
         settings: ApiSettings,
@@ -44,7 +45,7 @@ class Serving:
         self._info = info
         self._settings = settings
         self._answering = Answering(engine, settings)
-        self._prompts = PromptTokens(tokenizer, info)
+        self._prompts = prompts
         self._conversations = Conversations(tokenizer, settings.tool_format)
         self._sampling = SamplingFactory(tokenizer, grammars, info)
         self._logprobs = LogprobObjects(tokenizer)
@@ -54,7 +55,7 @@ class Serving:
         body = await read_body(request, ChatBody, self._settings.max_body_bytes)
         served = self.resolve(body, 1, body.n)
         head = answer_head("chatcmpl-", served)
-        work, conversation = await self._chat_work(body, served, head.answer_id)
+        work, conversation = await self._chat_work(request, body, served, head.answer_id)
         prompt = work.prompt_token_ids
         answer = ChatFormat(
             head,
@@ -74,7 +75,7 @@ class Serving:
         chat = body.as_chat()
         served = self.resolve(chat, 1, 1)
         head = answer_head("resp_", served)
-        work, conversation = await self._chat_work(chat, served, head.answer_id)
+        work, conversation = await self._chat_work(request, chat, served, head.answer_id)
         answer = ResponseFormat(
             head, body, logprobs=self._logprobs, make_parser=conversation.make_parser
         )
@@ -83,11 +84,11 @@ class Serving:
         )
 
     async def _chat_work(
-        self, body: ChatBody, served: ServedModel, request_id: str
+        self, request: Request, body: ChatBody, served: ServedModel, request_id: str
     ) -> tuple[GenerationRequest, Conversation]:
         """What a conversation asks of the engine, and how its answer is to be read."""
         conversation = self._conversations.of_chat(body, served)
-        prompt = await self._prompts.of_chat(conversation.prompt)
+        prompt = await self._prompts.of_chat(conversation.prompt, request.receive)
         prompt = self._prompts.truncated(prompt, body.truncate_prompt_tokens, body.token_limit)
         max_tokens = body.token_limit or self._prompts.room(prompt, "messages")
         self._prompts.check_fits(prompt, max_tokens, "messages")

@@ -69,6 +69,7 @@ class _TokenRoutes:
         self,
         tokenizer: ChatTokenizer,
         catalog: AdapterCatalog,
+        prompts: PromptTokens,
         info: ModelInfo,
         settings: ApiSettings,
     ) -> None:
@@ -76,12 +77,12 @@ class _TokenRoutes:
         self._catalog = catalog
         self._info = info
         self._settings = settings
-        self._prompts = PromptTokens(tokenizer, info)
+        self._prompts = prompts
         self._conversations = Conversations(tokenizer, settings.tool_format)
 
     async def tokenize(self, request: Request) -> Response:
         body = await read_body(request, TokenizeBody, self._settings.max_body_bytes)
-        tokens = await self._tokens(body, self._stack(body.model))
+        tokens = await self._tokens(request, body, self._stack(body.model))
         answer: dict[str, Any] = {
             "count": len(tokens),
             "max_model_len": self._info.max_model_len,
@@ -105,20 +106,25 @@ class _TokenRoutes:
             return BASE_STACK
         return resolve_model(model, None, info=self._info, catalog=self._catalog).stack
 
-    async def _tokens(self, body: TokenizeBody, stack: AdapterStack) -> TokenIds:
+    async def _tokens(self, request: Request, body: TokenizeBody, stack: AdapterStack) -> TokenIds:
         if body.prompt is not None:
             adds = body.add_special_tokens is not False
             return await self._prompts.encoded(body.prompt, adds_special_tokens=adds)
         functions = [tool.function for tool in body.tools]
         use = tool_use(functions, None, is_parallel=True)
-        return await self._prompts.of_chat(self._conversations.build(body, stack, use, None).prompt)
+        conversation = self._conversations.build(body, stack, use, None)
+        return await self._prompts.of_chat(conversation.prompt, request.receive)
 
 
 def token_routes(
-    tokenizer: ChatTokenizer, catalog: AdapterCatalog, info: ModelInfo, settings: ApiSettings
+    tokenizer: ChatTokenizer,
+    catalog: AdapterCatalog,
+    prompts: PromptTokens,
+    info: ModelInfo,
+    settings: ApiSettings,
 ) -> APIRouter:
     """Both routes over one tokenizer."""
-    router, routes = APIRouter(), _TokenRoutes(tokenizer, catalog, info, settings)
+    router, routes = APIRouter(), _TokenRoutes(tokenizer, catalog, prompts, info, settings)
     router.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
     router.add_api_route("/detokenize", routes.detokenize, methods=["POST"], response_model=None)
     return router

@@ -69,14 +69,14 @@ def reply_to(body: bytes) -> Reply:
         return Reply(Outcome.OUT_OF_MEMORY, is_spent=True)
     except RecursionError:
         return Reply(Outcome.REFUSED, "it calls itself, or is nested, too deep")
-    except Exception as error:  # Whatever a template raises is the template's failure.
+    except Exception as error:  # noqa: BLE001 - whatever a template raises is its failure
         return Reply(Outcome.REFUSED, _reason(error))
 
 
 def _reason(error: Exception) -> str:
     try:
         return str(error)[:MAX_REASON_CHARS] or type(error).__name__
-    except Exception:  # The text of an error is made of what the template gave it.
+    except Exception:  # noqa: BLE001 - its text is made of what the template gave it
         return type(error).__name__
 
 

@@ -13,6 +13,7 @@ from server.core.errors import RequestError
 _NUM_CONTEXT = 8
 """Prompt tokens that a stream looks back on: enough for a character's bytes and a word's start."""
 
+
 class TransformersTokenizer:
     """Wraps a transformers fast tokenizer. Safe to use from several threads.
 
