@@ -46,13 +46,13 @@ class Reply:
     def encoded(self) -> bytes:
         """With its head."""
         body = self.outcome.value + (b"1" if self.is_spent else b"0")
-        body += self.text.encode("utf-8", "surrogatepass")
+        body += self.text.encode("utf-8", "replace")
         return REPLY_HEAD.pack(len(body)) + body
 
 
 def reply_of(body: bytes) -> Reply:
     """What `Reply.encoded` made, less its head. Raises `ValueError` for anything else."""
-    text = body[2:].decode("utf-8", "surrogatepass")
+    text = body[2:].decode()
     return Reply(Outcome(body[:1]), text, body[1:2] == b"1")
 
 

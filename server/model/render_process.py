@@ -1,6 +1,7 @@
 """One process that renders chat templates, as the server's event loop sees it."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -106,13 +107,22 @@ class RenderProcess:
             self._process.kill()
         self._writer.close()
         deadline = time.monotonic() + _REAP_SECONDS
-        # Nothing else tells it on every kind of event loop and off the main thread.
-        while self._process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            # Nothing else tells it on every kind of event loop and off the main thread.
+            while self._process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)
+        except asyncio.CancelledError:
+            self._reap()
+            raise
         status = self._process.poll()
         if status is not None and status < 0:
             return f"by signal {-status}"
         return f"with status {status}"
+
+    def _reap(self) -> None:
+        """Wait for the end of what was killed: it takes no more than giving its memory back."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
 
     async def _reply(self, max_chars: int) -> Reply:
         (num_bytes,) = REPLY_HEAD.unpack(await self._reader.readexactly(REPLY_HEAD.size))

@@ -64,6 +64,7 @@ def reply_to(body: bytes) -> Reply:
         text = rendered(order)
         if len(text) > order.max_chars:
             return Reply(Outcome.TOO_LONG)
+        text.encode()  # Half a character is no text: no tokenizer could read it.
         return Reply(Outcome.RENDERED, text)
     except MemoryError:
         return Reply(Outcome.OUT_OF_MEMORY, is_spent=True)
