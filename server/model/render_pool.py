@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from dataclasses import dataclass
+from typing import Any
 
 from server.core.chat import RenderOrder
 from server.core.errors import (
@@ -99,7 +100,7 @@ class RenderPool:
             raise OverloadedError(
                 f"{MAX_WAITING_EACH} conversations of this caller wait to be rendered; try later"
             )
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         job = _Job(order, _body(order), caller, answer)
         self._waiting.setdefault(caller, deque()).append(job)
         self._has_work.set()
@@ -181,9 +182,8 @@ class RenderPool:
             process.exchange(job.body, max_chars=order.max_chars, seconds=seconds)
         )
         try:
-            await asyncio.wait(
-                {exchange, job.answer}, timeout=seconds, return_when="FIRST_COMPLETED"
-            )
+            either: set[asyncio.Future[Any]] = {exchange, job.answer}
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if job.answer.done():
                 await asyncio.wait({exchange}, timeout=_LEAVING_SECONDS)
             if not exchange.done():

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from typing import Self
 
 from server.core.chat import RenderOrder
@@ -138,14 +137,14 @@ def _spawned(connection: socket.socket, memory_mib: int) -> subprocess.Popen[byt
             *(sys.executable, "-m", "server.model.render_worker"),
             *(str(os.getpid()), str(memory_mib)),
         ],
-        stdin=connection,
+        stdin=connection.fileno(),
         stdout=subprocess.DEVNULL,
         env=_environment(),
         start_new_session=True,  # Ctrl-C is for the server alone.
     )
 
 
-def _environment() -> Mapping[str, str]:
+def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     # The same code as here, wherever it came from; numpy shall start no threads.
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 from server.core.chat import RenderOrder
 from server.model.render_frames import (
@@ -84,8 +83,9 @@ def _reason(error: Exception) -> str:
 class _Worker:
     """Answers orders until the server closes its end."""
 
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
-        self._stream = stream
+    def __init__(self, connection: socket.socket, max_bytes: int) -> None:
+        self._orders = connection.makefile("rb")
+        self._connection = connection
         self._max_bytes = max_bytes
         self._start_bytes = _address_space_bytes()
 
@@ -94,9 +94,9 @@ class _Worker:
             limit = self._start_bytes + self._max_bytes
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         self._send(Reply(Outcome.RENDERED))
-        while head := self._stream.read(ORDER_HEAD.size):
+        while head := self._orders.read(ORDER_HEAD.size):
             num_bytes, milliseconds = ORDER_HEAD.unpack(head)
-            body = self._stream.read(num_bytes)
+            body = self._orders.read(num_bytes)
             # Kept by the kernel: it ends even what never returns to Python, and needs no server.
             signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
             reply = reply_to(body)
@@ -105,8 +105,7 @@ class _Worker:
             self._send(Reply(reply.outcome, reply.text, reply.is_spent or self._is_spent()))
 
     def _send(self, reply: Reply) -> None:
-        self._stream.write(reply.encoded())
-        self._stream.flush()
+        self._connection.sendall(reply.encoded())
 
     def _is_spent(self) -> bool:
         """Whether so much memory stays behind that the next order wouldn't have half of it."""
@@ -143,8 +142,8 @@ def main() -> None:
     with contextlib.suppress(Exception):
         # Imports and makes everything that a first template needs.
         rendered(RenderOrder("", "{{ messages[0].content | tojson }}", [{"content": ""}]))
-    with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
-        _Worker(stream, mib * _MIB).run()
+    with connection, contextlib.suppress(OSError):
+        _Worker(connection, mib * _MIB).run()
 
 
 if __name__ == "__main__":

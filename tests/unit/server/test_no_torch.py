@@ -14,6 +14,8 @@ import pytest
         "server.engine.engine",
         "server.engine.catalog",
         "server.api.app",
+        "server.model.render_pool",
+        "server.model.render_worker",
         "server.cli",
         "adapters.store",
         "adapters.cli",
