@@ -129,6 +129,10 @@ class RenderPool:
             try:
                 process = await RenderProcess.start(self._memory_mib, self._warm_template)
             except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError.
+                if self._warm_template:
+                    logger.warning("the first template isn't compiled ahead: %r", error)
+                    self._warm_template = ""
+                    continue
                 logger.error("a process for chat templates doesn't start: %r", error)
                 if not self._processes:
                     self._fail_waiting("their process doesn't start; the server's log says why")

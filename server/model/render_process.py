@@ -22,6 +22,8 @@ from server.model.render_frames import (
 _START_SECONDS = 60.0
 """For the process to be ready: half a second of imports on an idle machine."""
 
+_WARM_SECONDS = 5.0
+
 _OWN_CLOCK_SECONDS = 1.0
 """The process's own clock ends it so much after the server's: the server may be held up, or gone.
 """
@@ -48,7 +50,7 @@ class RenderProcess:
 
     @classmethod
     async def start(cls, memory_mib: int, warm_template: str = "") -> Self:
-        """A process that is ready, and has compiled `warm_template`.
+        """A process that is ready, and has compiled `warm_template` (in `_WARM_SECONDS`).
 
         Raises `OSError` (`TimeoutError` is one), `EOFError` or `ValueError`.
         """
@@ -70,10 +72,11 @@ class RenderProcess:
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await started._reply(max_chars=0)
-                if warm_template:
+            if warm_template:
+                async with asyncio.timeout(_WARM_SECONDS):
                     order = RenderOrder("", warm_template, [{"role": "user", "content": "Hello"}])
                     body, length = order_body(order), order.max_chars
-                    await started.exchange(body, max_chars=length, seconds=_START_SECONDS)
+                    await started.exchange(body, max_chars=length, seconds=_WARM_SECONDS)
         except BaseException:
             await started.end()
             raise

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,39 +139,40 @@ async def test_a_client_that_leaves_ends_its_rendering() -> None:
 
 
 SERVER = """
-import sys
-from contextlib import asynccontextmanager
-from server.api.drain import Drain
-from server.api.protocol import ConnectionLimits
-from server.model.render_pool import RenderPool
-from server.supervision import DrainingServer, run_on_fast_loop, uvicorn_config
-from tests.fakes.api_app import FakeServing
-from tests.fakes.templates import ECHOING, LOOPING, EachItsTemplate
+import sys, time
+from adapters.remote_store import open_store
+from loadtests.fixtures.modelless_server import assemble_nothing
+from server.composition import serve_model
+from server.configuration import load_config
+from server.logs import set_up_logs
+from server.supervision import run_on_fast_loop
+from tests.fakes.templates import LOOPING
 
-async def main():
-    pool, drain = RenderPool(timeout_seconds=float(sys.argv[2]), memory_mib=128), Drain()
-    catalog = EachItsTemplate(good=ECHOING, looping=LOOPING)
-    app = FakeServing(catalog=catalog, renderer=pool, drain=drain).app()
-    config = uvicorn_config(app, host="127.0.0.1", port=int(sys.argv[1]),
-                            limits=ConnectionLimits())
-    server = DrainingServer(config, drain, drain_seconds=0.3, abort_all=lambda: None)
-    pool.start()
-    try:
-        await server.serve()
-    finally:
-        await pool.close()
-
-run_on_fast_loop(main())
+port, store = sys.argv[1:]
+model = assemble_nothing()
+model.tokenizer._tokenizer.chat_template = (
+    "{% if messages[0].content == 'loop' %}" + LOOPING + "{% endif %}Hello"
+)
+flags = {"store": store, "port": int(port), "drain_seconds": 0.3, "render_timeout_seconds": 3600.0}
+set_up_logs("info", "json", lambda: None)
+run_on_fast_loop(serve_model(load_config(None, {}, flags), model, open_store(store),
+                             started=time.perf_counter()))
+"""
+CLIENT = """
+import httpx, sys
+body = {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "loop"}]}
+httpx.post(sys.argv[1], timeout=600, json=body)
 """
 
 
 @contextmanager
-def server_process(port: int, timeout_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on uvloop with its signals, in a process of its own."""
+def running(script: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python script in a process of its own."""
     child = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port), str(timeout_seconds)],
+        [sys.executable, "-c", script, *arguments],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield child
@@ -180,60 +181,61 @@ def server_process(port: int, timeout_seconds: float) -> Iterator[subprocess.Pop
         child.wait()
 
 
-def children_of(pid: int) -> set[int]:
-    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+def children_of(pid: int) -> dict[int, int]:
+    """The processes that `pid` started, and the ticks that each has computed so far (proc(5))."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    stats = {int(each): Path(f"/proc/{each}/stat").read_text() for each in children}
+    return {each: int(stat.rpartition(")")[2].split()[11]) for each, stat in stats.items()}
 
 
-def wait_gone(pids: set[int]) -> None:
-    deadline = time.monotonic() + 60
-    while (left := {pid for pid in pids if Path(f"/proc/{pid}").exists()}) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
-    assert not left
-
-
-def wait_for_good(client: httpx.Client, url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            answer = client.post(url, json={"model": "good", "messages": HELLO})
-            assert answer.status_code == 200
-            return
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 
+def answers(client: httpx.Client, url: str, content: str) -> bool:
+    body = {
+        "model": "smollm2-135m-instruct",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 1,
+    }
+    try:
+        return client.post(url, json=body).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and only Linux helps a SIGKILL")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_ends_while_templates_loop_and_leaves_no_process(
-    number: signal.Signals, unused_tcp_port: int
+def test_the_server_ends_while_a_template_loops_and_leaves_no_process(
+    number: signal.Signals, unused_tcp_port: int, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}/v1/chat/completions"
     with (
-        server_process(unused_tcp_port, timeout_seconds=3600) as child,
+        running(SERVER, str(unused_tcp_port), str(tmp_path)) as server,
         httpx.Client(timeout=60) as client,
     ):
-        wait_for_good(client, url)
-        looping = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import httpx, sys; httpx.post(sys.argv[1], timeout=600, json={'model': 'looping',"
-                "'messages': [{'role': 'user', 'content': 'x'}]})",
-                url,
-            ],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            time.sleep(1)
-            wait_for_good(client, url)
-            processes = children_of(child.pid)
-            assert processes
-            child.send_signal(number)
-            status = child.wait(timeout=60)
-        finally:
-            looping.kill()
-            looping.wait()
+        wait_until(lambda: answers(client, url, "good"), "the server didn't start")
+        wait_until(lambda: len(children_of(server.pid)) == 2, "not both processes are up")
+        before = children_of(server.pid)
+        with running(CLIENT, url):
+            wait_until(
+                lambda: any(
+                    ticks > before.get(pid, 0) + 50
+                    for pid, ticks in children_of(server.pid).items()
+                ),
+                "no template loops",
+            )
+            processes = children_of(server.pid)
+            live = client.get(f"http://127.0.0.1:{unused_tcp_port}/health/live")
+            assert live.status_code == 200
+            server.send_signal(number)
+            status = server.wait(timeout=60)
         assert status == (0 if number is signal.SIGTERM else -number)
-        wait_gone(processes)
+        wait_until(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes),
+            "a process is left",
+        )

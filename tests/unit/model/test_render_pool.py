@@ -17,7 +17,7 @@ from server.core.errors import (
     RenderingDownError,
     RequestError,
 )
-from server.model import render_pool
+from server.model import render_pool, render_process
 from server.model.render_pool import RenderPool
 from tests.fakes.templates import ECHOING, GROWING, LOOPING, WIDENING
 
@@ -206,6 +206,19 @@ async def test_closing_ends_what_runs_and_waits() -> None:
         assert [type(result) for result in results] == [RenderingDownError] * 3
         with pytest.raises(RenderingDownError):
             await render(pool, ECHOING)
+
+
+@pytest.mark.slow
+async def test_a_base_whose_template_loops_refuses_it_and_renders_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(render_process, "_WARM_SECONDS", 0.2)
+    pool = RenderPool(timeout_seconds=0.3, memory_mib=128, num_processes=1, warm_template=LOOPING)
+    pool.start()
+    with pytest.raises(RequestError, match="took more than"):
+        await render(pool, LOOPING)
+    assert await render(pool, ECHOING) == "hi"
+    await pool.close()
 
 
 async def test_processes_that_dont_start_fail_the_orders(monkeypatch: pytest.MonkeyPatch) -> None:
