@@ -27,6 +27,7 @@ from server.core.request import SamplingParams
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.forward.native import leave_cores_to_kernels
 from server.model.forward.native_description import HeadFormat
+from server.model.rendering.render_worker import rendered
 from server.model.step.runner import TorchRunner
 from server.native.build import load_native
 from server.native.weights import Arithmetic
@@ -182,7 +183,8 @@ def _texts(model: AssembledModel, files: Sequence[Path], limit: int | None) -> l
         for line in file.read_text().splitlines()[:limit]:
             question, reply = _first_turn(json.loads(line))
             turn = {"role": "user", "content": question}
-            prompt = model.tokenizer.render_chat(ChatPrompt([turn]))
+            order = model.tokenizer.render_order(ChatPrompt([turn]), model.max_model_len)
+            prompt = model.tokenizer.encode_rendered(order, rendered(order))
             answer = model.tokenizer.encode(reply)
             texts.append(Text((*prompt, *answer)[:_MAX_TOKENS], len(prompt)))
     texts = [text for text in texts if text.num_prompt < len(text.token_ids)]

@@ -39,6 +39,7 @@ from server.engine.step_watchdog import StepWatchdog
 from server.engine.throughput_log import ThroughputLog
 from server.model.assembly import AssembledModel, ModelSettings, assemble_model
 from server.model.forward.native import leave_cores_to_kernels
+from server.model.rendering.render_pool import RenderPool
 from server.scheduling.scheduler import Scheduler
 from server.startup import Application, Compose, api_settings, serve_when_loaded
 from server.supervision import end_hung_process
@@ -138,6 +139,11 @@ def _compose(
         device=model.device,
         stalled_seconds=stalled_seconds(step_timeout),
     )
+    renderer = RenderPool(
+        timeout_seconds=config.render_timeout_seconds,
+        memory_mib=config.render_memory_mib,
+        warm_template=model.tokenizer.chat_template,
+    )
     administration = Administration(
         catalog,
         cache,
@@ -150,6 +156,7 @@ def _compose(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        renderer.start()
         administration.follow_catalog()
         _free_what_goes(catalog, engine)
         throughput = ThroughputLog(metrics, lambda: len(engine.resident_adapters))
@@ -165,6 +172,7 @@ def _compose(
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
+            await renderer.close()
             await engine.stop()
 
     def refresh_metrics() -> None:
@@ -176,6 +184,7 @@ def _compose(
         engine,
         catalog,
         model.tokenizer,
+        renderer,
         model.grammars,
         _model_info(config, model),
         limits=AdapterLimits(

@@ -126,6 +126,12 @@ class ServerConfig(BaseModel):
     request_timeout_seconds: float = setting(
         LIMITS, 600.0, "Longest time for an answer; a client may ask for less", gt=0
     )
+    render_timeout_seconds: float = setting(
+        LIMITS, 5.0, "Time for a chat template to render a conversation", gt=0, le=3600
+    )
+    render_memory_mib: int = setting(
+        LIMITS, 512, "Memory for that, in each of two processes", ge=64
+    )
     body_seconds: float = setting(LIMITS, 30.0, "Time for a request's body to arrive", gt=0)
     write_seconds: float = setting(
         LIMITS, 60.0, "A client that reads nothing for so long is cut off", gt=0

@@ -50,7 +50,7 @@ from server.core.errors import SwitchyardError
 from server.core.grammar import GrammarCompiler
 from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
-from server.core.ports import AdapterCatalog, ChatTokenizer, GenerationEngine
+from server.core.ports import AdapterCatalog, ChatRenderer, ChatTokenizer, GenerationEngine
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -66,6 +66,7 @@ def create_app(
     engine: GenerationEngine,
     catalog: AdapterCatalog,
     tokenizer: ChatTokenizer,
+    renderer: ChatRenderer,
     grammars: GrammarCompiler,
     info: ModelInfo,
     *,
@@ -124,7 +125,7 @@ def create_app(
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    prompts = PromptTokens(tokenizer, info, side)
+    prompts = PromptTokens(tokenizer, renderer, info, side, current=current, deadline=deadline)
     serving = Serving(
         engine, catalog, tokenizer, grammars, info=info, settings=settings, prompts=prompts,
         side=side,

@@ -51,6 +51,7 @@ from server.core.errors import (
     OverloadedError,
     PinLimitError,
     PromptTooLongError,
+    RenderingDownError,
     RequestError,
     SlowReaderError,
     SwitchyardError,
@@ -194,6 +195,7 @@ TABLE: Mapping[type[Exception], ErrorRow] = {
     TooManyConnectionsError: ErrorRow(503, _SERVER, "too_many_connections", None, 1.0),
     NotReadyError: ErrorRow(503, _SERVER, "not_ready", None, 1.0),
     EngineStalledError: ErrorRow(503, _SERVER, "engine_stalled", None, 5.0),
+    RenderingDownError: ErrorRow(503, _SERVER, "rendering_unavailable", None, 5.0),
     EngineDeadError: ErrorRow(503, _SERVER, "engine_unavailable", None, 5.0),
     Exception: ErrorRow(500, _SERVER, "internal_error"),
 }

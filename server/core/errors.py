@@ -14,6 +14,7 @@ SwitchyardError
 ├── UnsupportedModelError   the base model's architecture can't be served; says why
 ├── ConfigurationError      settings that contradict each other; lists all of them
 ├── EngineStalledError      a step takes so long that it may never end
+├── RenderingDownError      no process can render chat templates, for the moment
 └── EngineDeadError         the step loop has ended; nothing more is accepted
 
 To add one: subclass the nearest parent, write the message for the person who reads it, and give it
@@ -85,6 +86,10 @@ class ConfigurationError(SwitchyardError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(f"- {problem}" for problem in problems))
         self.problems = tuple(problems)
+
+
+class RenderingDownError(SwitchyardError):
+    """No process can be started that renders chat templates, or the server stops."""
 
 
 class EngineDeadError(SwitchyardError):

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from server.core.batch import ScheduledBatch, StepOutput
-from server.core.chat import ChatPrompt
+from server.core.chat import ChatPrompt, RenderOrder
 from server.core.request import GenerationDelta, GenerationRequest
 from server.core.stack import AdapterStack, AdapterVersion
 from server.core.traits import AdapterTraits
@@ -103,17 +103,37 @@ class ChatTokenizer(Protocol):
         """The base's own template; empty when it has none."""
         ...
 
-    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
-        """Tokens of the chat template over a conversation.
+    def render_order(self, prompt: ChatPrompt, max_tokens: int) -> RenderOrder:
+        """What a `ChatRenderer` needs to render a conversation of up to `max_tokens` tokens.
 
-        Raises `RequestError` when the template refuses it.
+        Raises `RequestError` for a conversation that no template could be given.
         """
+        ...
+
+    def encode_rendered(self, order: RenderOrder, text: str) -> tuple[int, ...]:
+        """Tokens of `text`, which `order` was rendered to."""
         ...
 
     def stream(
         self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
     ) -> TokenStream:
         """Text that continues `prompt` (its tokens are context only: their text isn't repeated)."""
+        ...
+
+
+class ChatRenderer(Protocol):
+    """Runs chat templates, which adapters bring and nobody has read, outside of this process."""
+
+    async def render(
+        self, order: RenderOrder, *, caller: str, timeout_seconds: float | None
+    ) -> str:
+        """The text of a conversation. Callers wait their turn; cancelling ends the rendering.
+
+        Raises `RequestError` when the template fails or takes too much time or memory,
+        `PromptTooLongError` when it writes too much, `OverloadedError` when too many renderings
+        of the same caller wait, `DeadlineExceededError` after `timeout_seconds`, and
+        `RenderingDownError`.
+        """
         ...
 
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from llguidance import LLTokenizer
 from tokenizers.decoders import DecodeStream
 
 from adapters.base.plain_content import PlainContent
-from server.core.chat import ChatPrompt
+from server.core.chat import ChatPrompt, RenderOrder
 from server.core.errors import RequestError
 
 _NUM_CONTEXT = 8
@@ -17,11 +16,6 @@ _NUM_CONTEXT = 8
 
 _MAX_UNBOUNDED_TOKEN_BYTES = 1024
 """For tokenizers whose vocabulary doesn't bound what a token may stand for."""
-
-# What a template can raise over messages that it doesn't expect.
-_TEMPLATE_ERRORS = (
-    TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError,
-)  # fmt: skip
 
 
 class TransformersTokenizer:
@@ -43,6 +37,8 @@ class TransformersTokenizer:
         self._rust: Any = tokenizer.backend_tokenizer
         self._eos_token_ids = eos_token_ids
         self._token_table = token_table
+        self._special_tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+        self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
         self._content = None if allows_special_tokens else PlainContent(tokenizer)
         if self._content is not None:
             self._content.prepare()  # No request shall hold up the event loop with it.
@@ -103,31 +99,31 @@ class TransformersTokenizer:
             return None
         return int(token_id) if self._token_table.is_special_token(token_id) else None
 
-    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
-        """See `core.ports.ChatTokenizer.render_chat`."""
+    def render_order(self, prompt: ChatPrompt, max_tokens: int) -> RenderOrder:
+        """See `core.ports.ChatTokenizer.render_order`."""
         template = prompt.template or self.chat_template
         if not template:
             raise RequestError(
                 "this base model has no chat template; use /v1/completions", "messages"
             )
-        continues = prompt.continues_final_message
         (messages, tools, arguments), mark = self._marked(prompt)
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                chat_template=template,
-                add_generation_prompt=prompt.adds_generation_prompt and not continues,
-                continue_final_message=continues,
-                tokenize=False,
-                **arguments,
-            )
-        except _TEMPLATE_ERRORS as error:
-            raise RequestError(
-                f"the chat template of this model refuses these messages: {error}", "messages"
-            ) from error
+        return RenderOrder(
+            owner=prompt.template_owner,
+            template=template,
+            messages=messages,
+            tools=tools,
+            variables={**self._special_tokens, **arguments},
+            adds_generation_prompt=prompt.adds_generation_prompt
+            and not prompt.continues_final_message,
+            continues_final_message=prompt.continues_final_message,
+            max_chars=max_tokens * self._longest_token,
+            mark=mark,
+        )
+
+    def encode_rendered(self, order: RenderOrder, text: str) -> tuple[int, ...]:
+        """See `core.ports.ChatTokenizer.encode_rendered`."""
         if self._content is not None:
-            return self._content.encode(text, mark)
+            return self._content.encode(text, order.mark)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _marked(self, prompt: ChatPrompt) -> tuple[Any, str]:
@@ -139,6 +135,11 @@ class TransformersTokenizer:
             return self._content.mark(given)
         except ValueError as error:
             raise RequestError(str(error), "messages") from error
+        except RecursionError as error:
+            raise RequestError(
+                "messages, tools or chat_template_kwargs are nested too deep; flatten them",
+                "messages",
+            ) from error
 
     def stream(
         self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True

@@ -15,11 +15,12 @@ from server.api.settings import ApiSettings
 from server.core.administration import AdapterAdministration
 from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
+from server.core.ports import ChatRenderer, ChatTokenizer
 from tests.fakes.api_administration import FakeAdministration
 from tests.fakes.api_catalog import FakeCatalog
 from tests.fakes.api_engine import FakeEngine
 from tests.fakes.api_grammars import FakeGrammars
-from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
+from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeRenderer, FakeTokenizer
 
 BASE_ID = "org/tiny-base"
 LIMITS = AdapterLimits(
@@ -43,12 +44,15 @@ class FakeServing:
     info: ModelInfo = INFO
     drain: Drain = field(default_factory=Drain)
     tracer: Tracer | None = None
+    tokenizer: ChatTokenizer = field(default_factory=FakeTokenizer)
+    renderer: ChatRenderer = field(default_factory=FakeRenderer)
 
     def app(self) -> FastAPI:
         return create_app(
             self.engine,
             self.catalog,
-            FakeTokenizer(),
+            self.tokenizer,
+            self.renderer,
             self.grammars,
             self.info,
             limits=LIMITS,

@@ -6,7 +6,7 @@ Arguments for the chat template come out as lines before the conversation.
 import codecs
 from collections.abc import Sequence
 
-from server.core.chat import ChatPrompt
+from server.core.chat import ChatPrompt, RenderOrder
 from server.core.errors import RequestError
 
 END_OF_TURN = 256
@@ -14,7 +14,7 @@ VOCAB_SIZE = 257
 
 
 class FakeTokenizer:
-    """Implements `ChatTokenizer`; its chat template refuses a conversation that starts oddly."""
+    """Implements `ChatTokenizer`."""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -43,22 +43,41 @@ class FakeTokenizer:
     def special_token_id(self, text: str) -> int | None:
         return None
 
-    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
-        messages = prompt.messages
-        if messages[0]["role"] == "assistant":
-            raise RequestError("the chat template wants a user's turn first", "messages")
-        lines = [f"{name}={value}\n" for name, value in prompt.template_arguments.items()]
-        lines += [f"{message['role']}: {message['content']}\n" for message in messages]
-        if prompt.continues_final_message:
-            return self.encode("".join(lines).rstrip("\n"))
-        if prompt.adds_generation_prompt:
-            lines.append("assistant: ")
-        return self.encode("".join([prompt.template or "", *lines]))
+    def render_order(self, prompt: ChatPrompt, max_tokens: int) -> RenderOrder:
+        return RenderOrder(
+            prompt.template_owner,
+            prompt.template or "",
+            prompt.messages,
+            variables=prompt.template_arguments,
+            adds_generation_prompt=prompt.adds_generation_prompt,
+            continues_final_message=prompt.continues_final_message,
+        )
+
+    def encode_rendered(self, order: RenderOrder, text: str) -> tuple[int, ...]:
+        return self.encode(text)
 
     def stream(
         self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True
     ) -> "ByteStream":
         return ByteStream()
+
+
+class FakeRenderer:
+    """Implements `ChatRenderer`; its chat template refuses a conversation that starts oddly."""
+
+    async def render(
+        self, order: RenderOrder, *, caller: str, timeout_seconds: float | None
+    ) -> str:
+        messages = order.messages
+        if messages[0]["role"] == "assistant":
+            raise RequestError("the chat template wants a user's turn first", "messages")
+        lines = [f"{name}={value}\n" for name, value in order.variables.items()]
+        lines += [f"{message['role']}: {message['content']}\n" for message in messages]
+        if order.continues_final_message:
+            return "".join(lines).rstrip("\n")
+        if order.adds_generation_prompt:
+            lines.append("assistant: ")
+        return "".join([order.template, *lines])
 
 
 class ByteStream:

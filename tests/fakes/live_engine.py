@@ -24,7 +24,7 @@ from tests.fakes.api_app import LIMITS
 from tests.fakes.api_catalog import FakeCatalog
 from tests.fakes.api_grammars import FakeGrammars
 from tests.fakes.api_server import serve
-from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
+from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeRenderer, FakeTokenizer
 from tests.fakes.runner import FakeLoader, FakeRunner
 
 BASE_ID = "tiny-base"
@@ -83,6 +83,7 @@ class LiveEngine:
             self.engine,
             self.catalog,
             tokenizer,
+            FakeRenderer(),
             FakeGrammars(),
             ModelInfo(
                 BASE_ID, "tiny", SETTINGS.max_model_len, VOCAB_SIZE, 1_700_000_000, ("base",)

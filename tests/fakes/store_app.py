@@ -23,7 +23,7 @@ from server.engine.metrics import EngineMetrics
 from server.scheduling.scheduler import Scheduler
 from tests.fakes.api_app import LIMITS
 from tests.fakes.api_grammars import FakeGrammars
-from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeTokenizer
+from tests.fakes.api_tokenizer import VOCAB_SIZE, FakeRenderer, FakeTokenizer
 from tests.fakes.live_engine import BASE_ID, SETTINGS
 from tests.fakes.runner import FakeLoader, FakeRunner
 from tests.unit.adapters.peft_folder import MODULES, write_folder
@@ -89,6 +89,7 @@ class StoreApp:
             self._engine,
             self.catalog,
             tokenizer,
+            FakeRenderer(),
             FakeGrammars(),
             ModelInfo(BASE_ID, "tiny", SETTINGS.max_model_len, VOCAB_SIZE, 1, ("base",)),
             limits=LIMITS,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from server.core.chat import ChatPrompt
+from server.core.chat import ChatPrompt, RenderOrder
 
 FIRST = 8
 
@@ -33,8 +33,11 @@ class FakeTokenizer:
     def special_token_id(self, text: str) -> int | None:
         return None
 
-    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
-        return self.encode("".join(m["content"] for m in prompt.messages))
+    def render_order(self, prompt: ChatPrompt, max_tokens: int) -> RenderOrder:
+        return RenderOrder(prompt.template_owner, prompt.template or "", prompt.messages)
+
+    def encode_rendered(self, order: RenderOrder, text: str) -> tuple[int, ...]:
+        return self.encode(text)
 
     def stream(
         self, prompt: Sequence[int] = (), *, skips_special_tokens: bool = True

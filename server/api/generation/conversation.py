@@ -51,7 +51,7 @@ class Conversations:
         shape: GrammarSpec | None,
     ) -> Conversation:
         """The conversation of `body`, whose answer may use tools and has a shape."""
-        template = stack_template(stack)
+        template, owner = stack_template(stack), _template_owner(stack)
         messages = [message.as_template_message() for message in body.messages]
         declared = use.declared if use is not None else ()
         tools = [function.as_template_tool() for function in declared]
@@ -62,6 +62,7 @@ class Conversations:
             template_arguments=body.chat_template_kwargs,
             adds_generation_prompt=body.add_generation_prompt,
             continues_final_message=body.continue_final_message,
+            template_owner=owner,
         )
         if knows_tools(text):
             prompt = replace(prompt, tools=tools)
@@ -104,3 +105,9 @@ def stack_template(stack: AdapterStack) -> str | None:
                 "model",
             )
     return first.chat_template
+
+
+def _template_owner(stack: AdapterStack) -> str:
+    """Whose template `stack_template` is, for errors."""
+    labels = (m.adapter.label for m in stack.members if m.adapter.chat_template)
+    return next(labels, "the base")

@@ -1,12 +1,15 @@
 """Turns prompts and conversations into tokens that fit the model's window."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from server.api.access.callers import CurrentCaller
+from server.api.access.deadlines import CurrentDeadline
 from server.api.requests.side_work import SideWork
 from server.core.chat import ChatPrompt
 from server.core.errors import PromptTooLongError, RequestError
 from server.core.model_info import ModelInfo
-from server.core.ports import ChatTokenizer
+from server.core.ports import ChatRenderer, ChatTokenizer
 
 # Below this, tokenising takes less time than handing it to a thread would save the event loop.
 _MAX_INLINE_CHARS = 16_384
@@ -15,27 +18,49 @@ _CHARS_OF_A_MESSAGE = 200
 """Of text whose tokenising takes as long as rendering one message."""
 
 TokenIds = tuple[int, ...]
+_Made = TypeVar("_Made")
 
 
 class PromptTokens:
     """Tokenises on the event loop what is short, on a thread what is long.
 
-    What can't fit whatever its tokens are is refused before any work.
+    What can't fit whatever its tokens are is refused before any work. Chat templates are rendered
+    by `renderer`, in the turns of the current caller (whose template it is, where nobody has a key)
+    and within the current deadline.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, info: ModelInfo, side: SideWork) -> None:
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        renderer: ChatRenderer,
+        info: ModelInfo,
+        side: SideWork,
+        *,
+        current: CurrentCaller,
+        deadline: CurrentDeadline,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._renderer = renderer
         self._info = info
         self._side = side
+        self._current = current
+        self._deadline = deadline
         self.max_bytes = info.max_model_len * tokenizer.max_token_bytes
         """UTF-8 bytes of the longest text that can fit into the window."""
 
     async def of_chat(self, prompt: ChatPrompt) -> TokenIds:
-        """Tokens of a rendered conversation. Raises `RequestError` when the template refuses it."""
+        """Tokens of a rendered conversation. Raises what `ChatRenderer.render` does."""
         texts = [str(message.get("content")) for message in prompt.messages]
         self._check_bytes(texts, "messages")
         num_chars = sum(map(len, texts)) + _CHARS_OF_A_MESSAGE * len(texts)
-        return await self._tokens(lambda: self._tokenizer.render_chat(prompt), num_chars)
+        window = self._info.max_model_len
+        order = await self._made(lambda: self._tokenizer.render_order(prompt, window), num_chars)
+        text = await self._renderer.render(
+            order,
+            caller=self._current.get().key_id or order.owner,
+            timeout_seconds=self._deadline.remaining_seconds(),
+        )
+        return await self._made(lambda: self._tokenizer.encode_rendered(order, text), len(text))
 
     async def of_prompt(
         self, prompt: str | list[int], *, adds_special_tokens: bool = True, is_cut: bool = False
@@ -59,7 +84,7 @@ class PromptTokens:
     async def encoded(self, text: str, *, adds_special_tokens: bool) -> TokenIds:
         """Tokens of plain text; there may be none."""
         self._check_bytes([text], "prompt")
-        return await self._tokens(
+        return await self._made(
             lambda: self._tokenizer.encode(text, adds_special_tokens=adds_special_tokens),
             len(text),
         )
@@ -145,7 +170,7 @@ class PromptTokens:
                 "max_tokens",
             )
 
-    async def _tokens(self, tokenise: Callable[[], TokenIds], num_chars: int) -> TokenIds:
+    async def _made(self, make: Callable[[], _Made], num_chars: int) -> _Made:
         if num_chars <= _MAX_INLINE_CHARS:
-            return tokenise()
-        return await self._side.run(tokenise)
+            return make()
+        return await self._side.run(make)

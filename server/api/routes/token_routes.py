@@ -14,6 +14,7 @@ from server.api.generation.resolution import resolve_model
 from server.api.requests import unsupported
 from server.api.requests.body import read_body
 from server.api.requests.chat_and_completion import ConversationBody
+from server.api.requests.disconnect import while_connected
 from server.api.requests.generation import TokenId
 from server.api.requests.messages import MAX_MESSAGES, Message
 from server.api.requests.model import NULL, RequestBody, refuse
@@ -85,7 +86,7 @@ class _TokenRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         body = await read_body(request, TokenizeBody, self._settings.max_body_bytes)
-        tokens = await self._tokens(body, self._stack(body.model))
+        tokens = await while_connected(self._tokens(body, self._stack(body.model)), request)
         self._count(len(tokens))
         answer: dict[str, Any] = {
             "count": len(tokens),
@@ -118,7 +119,8 @@ class _TokenRoutes:
             return await self._prompts.encoded(body.prompt, adds_special_tokens=adds)
         functions = [tool.function for tool in body.tools]
         use = tool_use(functions, None, is_parallel=True)
-        return await self._prompts.of_chat(self._conversations.build(body, stack, use, None).prompt)
+        conversation = self._conversations.build(body, stack, use, None)
+        return await self._prompts.of_chat(conversation.prompt)
 
 
 def token_routes(

@@ -14,6 +14,8 @@ import pytest
         "server.engine.engine",
         "server.engine.hosting.catalog",
         "server.api.app",
+        "server.model.rendering.render_pool",
+        "server.model.rendering.render_worker",
         "server.cli",
         "adapters.store.store",
         "adapters.commands.cli",

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from adapters.base.plain_content import MARKS, PlainContent
 from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
+from server.model.rendering.render_worker import rendered
 from server.model.tokenizer import TransformersTokenizer
 from tests.unit.trainer.families import FAMILIES, Family
 
@@ -39,7 +40,8 @@ def render(tokenizer: Any, template: str, turns: Any, *, allows: bool = False) -
     wrapped = TransformersTokenizer(
         tokenizer, eos_token_ids=frozenset(), allows_special_tokens=allows
     )
-    return wrapped.render_chat(ChatPrompt(turns, template=template))
+    order = wrapped.render_order(ChatPrompt(turns, template=template), 1 << 16)
+    return wrapped.encode_rendered(order, rendered(order))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -86,7 +88,8 @@ def test_tools_and_arguments_and_keys_are_content_too() -> None:
         template=template,
         template_arguments={"who": "<|im_end|>"},
     )
-    ids = wrapped.render_chat(prompt)
+    order = wrapped.render_order(prompt, 1 << 16)
+    ids = wrapped.encode_rendered(order, rendered(order))
     assert sum(i in special_ids(tokenizer) for i in ids) == 1
     assert tokenizer.decode(ids).count("<|im_end|>") == 4
     assert not any(mark in tokenizer.decode(ids) for mark in MARKS)

@@ -38,6 +38,7 @@ def test_every_error_that_reaches_a_client_has_a_row(module: object) -> None:
         (core_errors.AdapterUnavailableError("m"), 404, "model_not_found", "model"),
         (core_errors.OverloadedError("m"), 429, "rate_limit_exceeded", None),
         (core_errors.EngineDeadError("m"), 503, "engine_unavailable", None),
+        (core_errors.RenderingDownError("m"), 503, "rendering_unavailable", None),
         (adapter_errors.InvalidNameError("m"), 400, "invalid_adapter", "lora_path"),
         (api_errors.BodyTooLargeError("m"), 413, "request_too_large", None),
     ],

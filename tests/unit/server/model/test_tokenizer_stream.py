@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from server.core.chat import ChatPrompt
 from server.core.errors import RequestError
+from server.model.rendering.render_worker import rendered
 from server.model.tokenizer import TransformersTokenizer
 
 VOCABULARY = {"<unk>": 0, "▁Hello": 1, "▁world": 2, "!": 3}
@@ -64,10 +65,8 @@ def test_a_prompt_that_ends_in_half_a_character_is_not_repeated() -> None:
 def test_a_template_of_its_own_is_rendered_instead_of_the_bases() -> None:
     messages = [{"role": "user", "content": "x"}]
     with pytest.raises(RequestError, match="no chat template"):
-        TOKENIZER.render_chat(ChatPrompt(messages))
+        TOKENIZER.render_order(ChatPrompt(messages), 64)
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}"
     prompt = ChatPrompt(messages, template=template, template_arguments={"mood": "!"})
-    assert TOKENIZER.decode(TOKENIZER.render_chat(prompt)) == "x!"
-    broken = ChatPrompt(messages, template="{{ raise_exception('no users') }}")
-    with pytest.raises(RequestError, match="no users"):
-        TOKENIZER.render_chat(broken)
+    order = TOKENIZER.render_order(prompt, 64)
+    assert TOKENIZER.decode(TOKENIZER.encode_rendered(order, rendered(order))) == "x!"

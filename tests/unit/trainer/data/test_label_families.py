@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from adapters.base.plain_content import MARKS
 from server.core.chat import ChatPrompt
+from server.model.rendering.render_worker import rendered
 from server.model.tokenizer import TransformersTokenizer
 from tests.unit.trainer.families import FAMILIES, Family
 from trainer.data.conversation import ASSISTANT, USER, Conversation, Turn, as_messages
@@ -184,7 +185,8 @@ def test_special_tokens_in_messages_stay_text_as_on_a_server(family: Family) -> 
     for end in (1, 3):
         prompt = family.labeller().prompt_ids(turns[:end])
         messages = as_messages(turns[:end])
-        assert prompt == server.render_chat(ChatPrompt(messages, template=family.template))
+        order = server.render_order(ChatPrompt(messages, template=family.template), 1 << 16)
+        assert prompt == server.encode_rendered(order, rendered(order))
         bare = family.labeller().prompt_ids(plain[:end])
         assert [i for i in prompt if i in special] == [i for i in bare if i in special]
     rows = family.labeller().label(Conversation(turns))

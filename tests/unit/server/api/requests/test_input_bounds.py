@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from server.api.access.callers import ANYONE, CurrentCaller
+from server.api.access.deadlines import CurrentDeadline
 from server.api.generation.prompts import PromptTokens
 from server.api.generation.sampling import SamplingFactory
 from server.api.requests.chat_and_completion import ChatBody
 from server.api.requests.messages import MAX_MESSAGES, MAX_PARTS
 from server.api.requests.side_work import SideWork
-from server.core.chat import ChatPrompt
+from server.core.chat import ChatPrompt, RenderOrder
 from server.core.errors import PromptTooLongError, RequestError
 from tests.fakes.api_app import INFO
 from tests.fakes.api_grammars import FakeGrammars
-from tests.fakes.api_tokenizer import FakeTokenizer
+from tests.fakes.api_tokenizer import FakeRenderer, FakeTokenizer
 
 
 class CountingTokenizer(FakeTokenizer):
@@ -26,9 +28,20 @@ class CountingTokenizer(FakeTokenizer):
         self.num_calls += 1
         return super().encode(text)
 
-    def render_chat(self, prompt: ChatPrompt) -> tuple[int, ...]:
+    def render_order(self, prompt: ChatPrompt, max_tokens: int) -> RenderOrder:
         self.num_calls += 1
-        return super().render_chat(prompt)
+        return super().render_order(prompt, max_tokens)
+
+
+def prompt_tokens(tokenizer: FakeTokenizer) -> PromptTokens:
+    return PromptTokens(
+        tokenizer,
+        FakeRenderer(),
+        INFO,
+        SideWork(),
+        current=CurrentCaller(ANYONE),
+        deadline=CurrentDeadline(None),
+    )
 
 
 MAX_BYTES = INFO.max_model_len * len("<end>")
@@ -37,7 +50,7 @@ MAX_BYTES = INFO.max_model_len * len("<end>")
 @pytest.mark.parametrize("text", ["x" * (MAX_BYTES + 1), "é" * (MAX_BYTES // 2 + 1)])
 async def test_text_beyond_the_window_is_never_tokenised(text: str) -> None:
     tokenizer = CountingTokenizer()
-    prompts = PromptTokens(tokenizer, INFO, SideWork())
+    prompts = prompt_tokens(tokenizer)
     with pytest.raises(PromptTooLongError, match="bytes"):
         await prompts.of_prompt(text)
     half = {"role": "user", "content": text[: len(text) // 2]}
@@ -50,7 +63,7 @@ async def test_text_beyond_the_window_is_never_tokenised(text: str) -> None:
 
 
 async def test_more_ids_than_the_window_are_refused_unless_cut() -> None:
-    prompts = PromptTokens(FakeTokenizer(), INFO, SideWork())
+    prompts = prompt_tokens(FakeTokenizer())
     ids = [1] * (INFO.max_model_len + 1)
     with pytest.raises(PromptTooLongError, match="257 token ids"):
         await prompts.of_prompt(ids)

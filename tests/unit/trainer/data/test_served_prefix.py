@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from server.api.generation.conversation import Conversations
 from server.api.requests.chat_and_completion import ChatBody
 from server.core.errors import RequestError
 from server.core.stack import AdapterStack
+from server.model.rendering.render_worker import rendered
 from server.model.tokenizer import TransformersTokenizer
 from tests.unit.trainer.families import FAMILIES, Family
 from trainer.config import DataSection
@@ -24,7 +26,7 @@ from trainer.data.formats.turn_lists import TurnReader
 from trainer.data.row_task import SupervisedRows
 from trainer.errors import TemplateError
 
-CASES = Path(__file__).parents[4] / "data" / "cases"
+CASES = Path(__file__).parents[3] / "data" / "cases"
 ROWS_A_FILE = 2
 FILES = (
     "glaive.jsonl", "indent.jsonl", "legacy_fc.jsonl", "messages_system.jsonl", "na_answers.csv",
@@ -61,7 +63,8 @@ def served(family: Family, body: Mapping[str, Any]) -> tuple[int, ...]:
     parsed = ChatBody.model_validate(body)
     stack = AdapterStack(())
     conversation = Conversations(tokenizer).build(parsed, stack, parsed.tool_use(), None)
-    return tokenizer.render_chat(conversation.prompt)
+    order = tokenizer.render_order(conversation.prompt, 4096)
+    return tokenizer.encode_rendered(order, rendered(order))
 
 
 def check_prefix(family: Family, conversation: Conversation) -> None:
@@ -69,7 +72,7 @@ def check_prefix(family: Family, conversation: Conversation) -> None:
     try:
         rows = labeller.label(conversation)
     except TemplateError:
-        with pytest.raises(RequestError):
+        with pytest.raises((RequestError, jinja2.TemplateError)):
             served(family, request(conversation.prompt, conversation.tools))
         return
     assert rows
