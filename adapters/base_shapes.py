@@ -1,4 +1,4 @@
-"""What an adapter is checked against: a base model's digest and module shapes.
+"""What an adapter is checked against: a base model's digest, module shapes and chat template.
 
 Only `--base` needs them, and only they need torch, so those modules are imported when asked for:
 the rest of the command starts without.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from adapters.base.errors import BaseUnreadableError
 from adapters.format.manifest import BaseLineage
+from adapters.template_check import BaseTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +18,18 @@ class BaseShapes:
 
     lineage: BaseLineage
     modules: Mapping[str, tuple[int, int]]
+    template: BaseTemplate
 
 
 def load_base_shapes(reference: str) -> BaseShapes:
-    """Resolve a base model and read its module shapes from its config; loads no weights.
+    """Resolve a base model and read its module shapes and tokenizer; loads no weights.
 
     Raises `BaseModelError`.
     """
     import transformers
 
+    from adapters.base.chat_template import base_template
+    from adapters.base.loading import load_tokenizer
     from adapters.base.modules import adaptable_modules_from_config as shapes_of
     from adapters.base.reference import resolve_base
 
@@ -35,7 +39,12 @@ def load_base_shapes(reference: str) -> BaseShapes:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BaseUnreadableError(f"the config of {reference} can't be used: {reason}") from error
+    try:
+        tokenizer, template = load_tokenizer(resolved)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BaseUnreadableError(f"{reference} has no tokenizer to use: {reason}") from error
     lineage = BaseLineage(
         reference=resolved.reference, revision=resolved.revision, digest=resolved.digest
     )
-    return BaseShapes(lineage, modules)
+    return BaseShapes(lineage, modules, base_template(tokenizer, template))

@@ -7,9 +7,10 @@ from adapters.format.manifest import BaseLineage, Lineage, QuantizationRecord
 
 @dataclass(frozen=True, slots=True)
 class ServedBase:
-    """What a server runs adapters on. None is what isn't known, and then nothing is compared.
+    """What a server runs adapters on. A `quantization` of None isn't known, and not compared.
 
-    `template_hash` is the chat template's (`adapters.base.chat_template`).
+    `template_hash` is the chat template's (`adapters.base.chat_template`), None where the base has
+    none.
     """
 
     lineage: BaseLineage
@@ -17,7 +18,7 @@ class ServedBase:
     template_hash: str | None = None
 
     def mismatches(self, made_for: Lineage) -> tuple[str, ...]:
-        """Every way in which the adapter was made for something else; empty when it fits.
+        """Every way in which the adapter was made for other weights; empty when it fits.
 
         What a manifest doesn't record, as an import from elsewhere doesn't, can't contradict.
         """
@@ -34,13 +35,17 @@ class ServedBase:
                 f"it was trained on base weights in {_shown(made)}, and this server holds them in "
                 f"{_shown(here)} (settings quantization and double_quant)"
             )
-        template = made_for.template_hash
-        if template is not None and self.template_hash not in (None, template):
-            problems.append(
-                f"it was trained with the chat template {template}, and this server's base "
-                f"has {self.template_hash}"
-            )
         return tuple(problems)
+
+    def other_template(self, made_for: Lineage) -> str | None:
+        """How the chat template that the adapter was trained with isn't the base's."""
+        template = made_for.template_hash
+        if template is None or template == self.template_hash:
+            return None
+        here = self.template_hash or "none"
+        return (
+            f"it was trained with the chat template {template}, and this server's base has {here}"
+        )
 
 
 def _shown(record: QuantizationRecord) -> str:

@@ -25,6 +25,7 @@ value, the limit, the remedy.
 from collections.abc import Sequence
 
 _MAX_PROBLEMS_SHOWN = 25
+_MAX_PROBLEMS_OF_A_KIND = 12
 
 
 class AdapterError(Exception):
@@ -63,8 +64,14 @@ class _ProblemsError(AdapterError):
         super().__init__("\n".join([title, *shown]))
 
 
+def first_dozen(problems: Sequence[str]) -> list[str]:
+    """Problems of one kind, cut short: a file can have one in each of its many parts."""
+    rest = len(problems) - _MAX_PROBLEMS_OF_A_KIND
+    return [*problems[:_MAX_PROBLEMS_OF_A_KIND], *([f"and {rest} more like these"] * (rest > 0))]
+
+
 class InspectionError(_ProblemsError):
-    """An adapter folder can't be served; `problems` holds all reasons."""
+    """An adapter folder can't be served; `problems` holds all reasons (a dozen of each kind)."""
 
 
 class TensorFileError(_ProblemsError):

@@ -111,12 +111,17 @@ def _compose(
         store,
         served=served,
         base_modules=model.module_shapes,
+        base_template=model.template,
         allowed_roots=(store.root, *config.adapter_roots),
         max_rank=config.max_lora_rank,
         allow_mismatch=config.allow_mismatch,
     )
     cache = HostAdapterCache(
-        VerifiedLoader(model.loader, catalog.quarantine),
+        VerifiedLoader(
+            model.loader,
+            catalog.quarantine,
+            None if config.allow_mismatch else model.template,
+        ),
         max_bytes=int(config.host_cache_gib * _GIB),
         metrics=metrics,
     )
@@ -254,7 +259,7 @@ def _served_base(config: ServerConfig, model: AssembledModel) -> ServedBase:
         QuantizationRecord(
             scheme=spec.scheme, block_size=spec.block_size, double_quant=spec.double_quant
         ),
-        model.template_hash,
+        model.template.hash,
     )
 
 

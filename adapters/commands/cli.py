@@ -1,7 +1,7 @@
 """`adapters`: look into the adapter store and change it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -90,15 +90,24 @@ def list_adapters(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> 
 
 
 @app.command()
-def show(ref: RefArgument, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def show(
+    ref: RefArgument,
+    store: StorePath = DEFAULT_STORE,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Also say whether its template is this base's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show one version and where it comes from."""
     with told_in_one_line():
         opened = open_existing(store)
         stored = opened.get(parse_ref(ref))
         if as_json:
             print_json(stored_as_data(opened, stored))
-        else:
-            console().print(detail_table(opened, stored))
+            return
+        shapes = base_shapes(base)
+        template = shapes.template if shapes is not None else None
+        console().print(detail_table(opened, stored, template))
 
 
 @app.command()
@@ -128,7 +137,8 @@ def verify(
             return
         stored = open_existing(store).get(parse_ref(target))
         lineage = shapes.lineage if shapes is not None else None
-        problems = verify_stored(stored, lineage, modules)
+        template = shapes.template if shapes is not None else None
+        problems = verify_stored(stored, lineage, modules, template)
         if problems:
             raise InspectionError(f"{stored.label} is not sound:", problems)
         typer.echo(f"ok: {stored.label} {stored.digest}{checked_against(base)}")
@@ -170,6 +180,14 @@ def import_adapter(
             "--stage", help="Don't go live: NAME keeps its meaning until `adapters alias`."
         ),
     ] = False,
+    allow_template: Annotated[
+        bool,
+        typer.Option(
+            "--allow-template",
+            help="Let it be rendered with the chat template in its manifest, where that isn't the "
+            "base's. A template sees and shapes every prompt: read it first.",
+        ),
+    ] = False,
 ) -> None:
     """Copy a PEFT folder into the store as the next, and current, version of NAME.
 
@@ -178,27 +196,27 @@ def import_adapter(
     with told_in_one_line():
         check_name(name)
         if fold:
+            if allow_template:
+                raise FoldError("--allow-template is not of --fold: a fold has the base's template")
             fold_into(store, name, folder, base, quantization, rank, max_error, stage=stage)
             return
         if rank is not None or max_error is not None:
             raise FoldError("--rank and --max-error are of --fold")
         shapes = base_shapes(base)
-        modules = shapes.modules if shapes is not None else None
-        lineage = shapes.lineage if shapes is not None else None
+        checks: Any = {"allow_template": allow_template}
+        if shapes is not None:
+            checks |= {
+                "base_modules": shapes.modules,
+                "base": shapes.lineage,
+                "base_template": shapes.template,
+            }
         opened, source = open_store(store), folder.resolve()
         before = opened.alias(name)
         if folder.suffix == ".tar":
-            stored = opened.import_archive(
-                name, source, base_modules=modules, base=lineage, set_alias=not stage
-            )
+            stored = opened.import_archive(name, source, set_alias=not stage, **checks)
         else:
             stored = opened.import_folder(
-                name,
-                folder,
-                base_modules=modules,
-                base=lineage,
-                source=str(source),
-                set_alias=not stage,
+                name, folder, source=str(source), set_alias=not stage, **checks
             )
         typer.echo(f"imported {stored.label} {stored.digest} into {stored.path}")
         typer.echo(publish_note(stored, before, opened.alias(name)), nl=False)

@@ -10,6 +10,7 @@ from adapters.store.alias import Alias
 from adapters.store.soundness import unsound
 from adapters.store.store import AdapterStore, StoredAdapter
 from adapters.store.stray_name import StrayName
+from adapters.template_check import BaseTemplate
 
 
 def stored_as_data(store: AdapterStore, stored: StoredAdapter) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def stored_as_data(store: AdapterStore, stored: StoredAdapter) -> dict[str, Any]
         "rank": stored.rank,
         "size_bytes": stored.size_bytes,
         "path": str(stored.path),
+        "template": template_text(store, stored),
         "manifest": stored.manifest.model_dump(mode="json"),
     }
 
@@ -58,6 +60,7 @@ def listing_table(
     for title in ("VERSION", "VERSIONS", "RANK", "SIZE"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("PUBLISHED", no_wrap=True)
+    table.add_column("TEMPLATE", no_wrap=True)
     table.add_column("BASE", overflow="ellipsis", no_wrap=True)
     for name, stored in sorted(by_name.items()):
         if isinstance(stored, StrayName):
@@ -71,12 +74,15 @@ def listing_table(
             str(stored.rank),
             size_text(stored.size_bytes),
             time_text(stored.created_unix_seconds),
+            template_text(store, stored),
             base.reference if base is not None else "not recorded",
         )
     return table
 
 
-def detail_table(store: AdapterStore, stored: StoredAdapter) -> Table:
+def detail_table(
+    store: AdapterStore, stored: StoredAdapter, base_template: BaseTemplate | None = None
+) -> Table:
     """Everything worth reading about one version; what isn't recorded has no row."""
     manifest = stored.manifest
     rows: list[tuple[str, str | None]] = [
@@ -98,8 +104,9 @@ def detail_table(store: AdapterStore, stored: StoredAdapter) -> Table:
     if (spec := manifest.quantization) is not None:
         double = ", double quantisation" if spec.double_quant else ""
         rows += [("base weights", f"{spec.scheme}, block size {spec.block_size}{double}")]
-    if manifest.template is not None:
-        rows += [("chat template", manifest.template.hash)]
+    if stored.lineage.template_hash is not None:
+        rows += [("trained with template", stored.lineage.template_hash)]
+    rows += [("rendered with", _rendering(store, stored, base_template))]
     if (data := manifest.data) is not None:
         sizes = f"{data.num_train_rows} rows to train, {data.num_eval_rows} to evaluate"
         rows += [("data", f"{sizes}; {data.digest}")]
@@ -139,6 +146,22 @@ def _meaning(store: AdapterStore, name: str) -> str:
     if stray is None:
         return store.alias(name).weights_text
     return f"{stray.problem}. {stray.remedy}"
+
+
+def template_text(store: AdapterStore, stored: StoredAdapter) -> str:
+    """Which chat template it is rendered with: `base's`, or `own` where the operator allowed it."""
+    return "own" if store.allows_template(stored) else "base's"
+
+
+def _rendering(store: AdapterStore, stored: StoredAdapter, base: BaseTemplate | None) -> str:
+    if store.allows_template(stored):
+        return "its own chat template, which was allowed in this store"
+    if base is None or stored.lineage.template_hash in (None, base.hash):
+        return "the base's chat template"
+    return (
+        "the base's chat template, though it was trained with another: "
+        f"`adapters allow-template {stored.label}` lets it have its own"
+    )
 
 
 def size_text(num_bytes: int) -> str:

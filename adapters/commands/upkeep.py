@@ -1,4 +1,4 @@
-"""The rarer subcommands of `adapters`: merge, export, policy, prune, quarantine."""
+"""The rarer subcommands: merge, export, policy, prune, allow-template, quarantine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +87,17 @@ def export(
     with told_in_one_line():
         stored = open_existing(store).export_archive(parse_ref(ref), file)
         typer.echo(f"exported {stored.label} {stored.digest} to {file}")
+
+
+def allow_template(ref: RefArgument, store: StorePath = DEFAULT_STORE) -> None:
+    """Let a version be rendered with the chat template that it brought, not with the base's.
+
+    A template sees and shapes every prompt: read it (`adapters show --json`) first. What you allow
+    is kept beside the versions in this store, and goes nowhere with them.
+    """
+    with told_in_one_line():
+        stored = open_existing(store).allow_template(parse_ref(ref))
+        typer.echo(f"{stored.label} may use its chat template {stored.lineage.template_hash}")
 
 
 def policy(
@@ -188,6 +199,7 @@ def add_upkeep_commands(app: typer.Typer) -> None:
     """Register them."""
     for command in (merge, export, policy, prune):
         app.command()(command)
+    app.command("allow-template")(allow_template)
     quarantine = typer.Typer(
         help="Versions that don't read, out of sight.", no_args_is_help=True, cls=WholeHelpGroup
     )

@@ -14,8 +14,8 @@ from adapters.format.bounded_json import read_json_object
 from adapters.format.config_values import (
     base_reference,
     module_targets,
+    name_set,
     shown_value,
-    string_tuple,
     token_table,
     whole_number,
 )
@@ -35,9 +35,9 @@ class Ia3Config:
     """
 
     method: str
-    target_modules: tuple[str, ...] | str | None
+    target_modules: frozenset[str] | str | None
     base_reference: str | None
-    modules_to_save: tuple[str, ...] = ()
+    modules_to_save: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _parse_ia3(document: Mapping[str, Any], problems: list[str]) -> Ia3Config:
         "ia3",
         module_targets(document, problems),
         base_reference(document),
-        string_tuple(document, "modules_to_save", problems),
+        name_set(document, "modules_to_save", problems),
     )
 
 

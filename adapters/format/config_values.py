@@ -1,9 +1,15 @@
 """Values of an `adapter_config.json` that several methods share, checked as they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from adapters.format.module_patterns import expression_problem
+
+MAX_MODULE_NAMES = 65536
+"""In one list of a config: more than the linears of any model that is served here."""
+
+_MAX_TOKEN_TABLES = 64
 _MAX_TOKEN_ID = 1 << 31
 _MAX_TOKENS = 1 << 20
 
@@ -34,25 +40,29 @@ def whole_number(
     return None
 
 
-def string_tuple(document: Mapping[str, Any], key: str, problems: list[str]) -> tuple[str, ...]:
+def name_set(document: Mapping[str, Any], key: str, problems: list[str]) -> frozenset[str]:
     """A list of names, empty when it is missing."""
     value = document.get(key) or []
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    problems.append(f"{key} is {shown_value(value)}; it must be a list of names")
-    return ()
+    if not _are_names(value):
+        problems.append(f"{key} is {shown_value(value)}; it must be a list of names")
+        return frozenset()
+    if len(value) > MAX_MODULE_NAMES:
+        problems.append(f"{key} lists {len(value)} names; at most {MAX_MODULE_NAMES}")
+        return frozenset()
+    return frozenset(value)
 
 
-def module_targets(
-    document: Mapping[str, Any], problems: list[str]
-) -> tuple[str, ...] | str | None:
+def module_targets(document: Mapping[str, Any], problems: list[str]) -> frozenset[str] | str | None:
     """`target_modules`: names, one regular expression, or nothing."""
     targets = document.get("target_modules")
-    if isinstance(targets, list) and all(isinstance(item, str) for item in targets):
-        return tuple(targets)
-    if targets is None or isinstance(targets, str):
+    if _are_names(targets):
+        return name_set(document, "target_modules", problems)
+    if isinstance(targets, str):
+        if (reason := expression_problem(targets)) is not None:
+            problems.append(f"target_modules: {shown_value(targets)} {reason}")
         return targets
-    problems.append("target_modules must be a list of module names or one regular expression")
+    if targets is not None:
+        problems.append("target_modules must be a list of module names or one regular expression")
     return None
 
 
@@ -64,6 +74,9 @@ def token_table(
     if not value:
         return MappingProxyType({})
     table = value if isinstance(value, dict) else {"": value}
+    if len(table) > _MAX_TOKEN_TABLES:
+        problems.append(f"{key} names {len(table)} modules; at most {_MAX_TOKEN_TABLES}")
+        return MappingProxyType({})
     for ids in table.values():
         if not is_token_ids(ids):
             problems.append(f"{key} has {shown_value(ids)}; it must list token ids")
@@ -74,12 +87,24 @@ def token_table(
     )
 
 
-def names_module(names: tuple[str, ...], module: str) -> bool:
-    """Whether one of `names` is `module` or its ending, as PEFT matches names."""
-    return any(module == name or module.endswith(f".{name}") for name in names)
+def names_module(names: Container[str], module: str) -> bool:
+    """Whether one of `names` is `module` or its ending, as PEFT matches names.
+
+    Asks `names` once for each part of `module`, so a set of any size answers at once.
+    """
+    ending = module
+    while ending not in names:
+        _, dot, ending = ending.partition(".")
+        if not dot:
+            return False
+    return True
 
 
 def base_reference(document: Mapping[str, Any]) -> str | None:
     """The base model that the config names."""
     base = document.get("base_model_name_or_path")
     return base if isinstance(base, str) and base else None
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

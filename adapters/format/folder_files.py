@@ -10,6 +10,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
 
 MAX_FILES = 2000
+"""Folders and hidden files are counted too."""
+
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -31,9 +33,14 @@ def list_folder(folder: Path) -> FolderListing:
     files: dict[str, Path] = {}
     problems: list[str] = []
     pending = [root]
+    num_entries = 0
     while pending:
         directory = pending.pop()
         for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+            num_entries += 1
+            if num_entries > MAX_FILES:
+                problems.append(f"the folder has more than {MAX_FILES} files; an adapter has few")
+                return FolderListing(files, tuple(problems))
             if entry.name.startswith("."):
                 continue
             path = Path(entry.path)
@@ -46,9 +53,6 @@ def list_folder(folder: Path) -> FolderListing:
                 files[relative] = target
             if problem is not None:
                 problems.append(problem)
-            if len(files) > MAX_FILES:
-                problems.append(f"the folder has more than {MAX_FILES} files; an adapter has few")
-                return FolderListing(files, tuple(problems))
     return FolderListing(dict(sorted(files.items())), tuple(problems))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from adapters.errors import DocumentError, InspectionError, TensorFileError
+from adapters.errors import DocumentError, InspectionError, TensorFileError, first_dozen
 from adapters.format.adapter_config import (
     AdapterConfig,
     PromptConfig,
@@ -72,11 +72,10 @@ def inspect_adapter(
     modules: dict[str, ModuleTensors] = {}
     if config is not None and entries is not None:
         modules = _group(entries, problems)
-        for module, tensors in modules.items():
-            problems += module_problems(module, tensors, config)
+        problems += first_dozen(_tensor_problems(modules, config))
         problems += _emptiness(modules, config)
         if base_modules is not None and modules:
-            problems += base_problems(modules, base_modules, config.base_reference)
+            problems += first_dozen(base_problems(modules, base_modules, config.base_reference))
     if problems or config is None:
         raise InspectionError(f"the adapter in {folder} can't be used:", problems)
     ranks = {
@@ -111,7 +110,7 @@ def _files(folder: Path, problems: list[str]) -> dict[str, Path]:
     except OSError as error:
         problems.append(f"the folder can't be read: {error.strerror}")
         raise InspectionError(f"the adapter in {folder} can't be used:", problems) from error
-    problems += listing.problems
+    problems += first_dozen(listing.problems)
     blamed = {problem.partition(" ")[0] for problem in listing.problems}
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in listing.files and name not in blamed:
@@ -123,10 +122,13 @@ def _config(path: Path | None, problems: list[str]) -> AdapterConfig | None:
     if path is None:
         return None
     try:
-        return parse_adapter_config(read_adapter_config(path), problems)
+        found: list[str] = []
+        config = parse_adapter_config(read_adapter_config(path), found)
     except DocumentError as error:
         problems.append(str(error))
         return None
+    problems += first_dozen(found)
+    return config
 
 
 def _entries(path: Path | None, problems: list[str]) -> Mapping[str, TensorEntry] | None:
@@ -135,7 +137,7 @@ def _entries(path: Path | None, problems: list[str]) -> Mapping[str, TensorEntry
     try:
         return read_tensor_header(path)
     except TensorFileError as error:
-        problems += [f"{WEIGHTS_FILE}: {problem}" for problem in error.problems]
+        problems += [f"{WEIGHTS_FILE}: {problem}" for problem in first_dozen(error.problems)]
         return None
 
 
@@ -156,6 +158,17 @@ def _group(entries: Mapping[str, TensorEntry], problems: list[str]) -> dict[str,
             ".lora_B.weight"
         )
     return dict(modules)
+
+
+def _tensor_problems(modules: Mapping[str, ModuleTensors], config: AdapterConfig) -> list[str]:
+    """What is wrong within the modules."""
+    if isinstance(config, LoraConfig) and (problem := config.matching_problem(modules)) is not None:
+        return [problem]
+    return [
+        problem
+        for module, tensors in modules.items()
+        for problem in module_problems(module, tensors, config)
+    ]
 
 
 def _emptiness(modules: Mapping[str, ModuleTensors], config: AdapterConfig) -> list[str]:

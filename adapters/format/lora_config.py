@@ -4,7 +4,7 @@ Field names and meanings are those of `peft.LoraConfig` and `peft.AdaLoraConfig`
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,16 @@ from adapters.format.config_values import (
     base_reference,
     is_token_ids,
     module_targets,
+    name_set,
     names_module,
     shown_value,
-    string_tuple,
     token_table,
 )
-from adapters.format.module_patterns import lookup_pattern, pattern_table_problems
+from adapters.format.module_patterns import PatternTable, pattern_table_problems
 
 MAX_RANK = 65536
+_MAX_MATCH_STEPS = 200_000_000
+"""Of both pattern tables over all modules of an adapter: some seconds at the very most."""
 
 _ADALORA_EPSILON = 1e-5
 """What PEFT adds to AdaLoRA's rank before it divides by it."""
@@ -54,18 +56,18 @@ class LoraConfig:
     method: str
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: PatternTable[int]
+    alpha_pattern: PatternTable[float]
     use_rslora: bool
     use_dora: bool
     fan_in_fan_out: bool
     bias: str
-    target_modules: tuple[str, ...] | str | None
+    target_modules: frozenset[str] | str | None
     base_reference: str | None
-    modules_to_save: tuple[str, ...] = ()
+    modules_to_save: frozenset[str] = frozenset()
     token_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     invocation_token_ids: tuple[int, ...] = ()
-    target_parameters: tuple[str, ...] = ()
+    target_parameters: frozenset[str] = frozenset()
 
     @property
     def is_adalora(self) -> bool:
@@ -75,7 +77,7 @@ class LoraConfig:
         """The rank that the config gives `module`; None where AdaLoRA pruned as it liked."""
         if self.is_adalora:
             return None
-        return lookup_pattern(self.rank_pattern, module, self.rank)
+        return self.rank_pattern.value(module, self.rank)
 
     def scaling_of(self, module: str) -> float:
         """alpha/r of `module`; alpha/sqrt(r) for rsLoRA (arXiv:2312.03732).
@@ -84,8 +86,8 @@ class LoraConfig:
         """
         if self.is_adalora:
             return self.alpha / (self.rank + _ADALORA_EPSILON)
-        rank = lookup_pattern(self.rank_pattern, module, self.rank)
-        alpha = lookup_pattern(self.alpha_pattern, module, self.alpha)
+        rank = self.rank_pattern.value(module, self.rank)
+        alpha = self.alpha_pattern.value(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def targets(self, module: str) -> bool:
@@ -93,7 +95,7 @@ class LoraConfig:
 
         A regular expression or a missing list is not evaluated: the tensors are what is applied.
         """
-        if not isinstance(self.target_modules, tuple):
+        if not isinstance(self.target_modules, frozenset):
             return True
         return names_module(self.target_modules, module)
 
@@ -106,9 +108,22 @@ class LoraConfig:
         if not self.target_parameters:
             return False
         owners = {name.rpartition(".")[0] for name in self.target_parameters}
-        if module.endswith(".base_layer") or names_module(tuple(owners - {""}), module):
+        if module.endswith(".base_layer") or names_module(frozenset(owners - {""}), module):
             return True
         return "" in owners and not self.targets(module)
+
+    def matching_problem(self, modules: Iterable[str]) -> str | None:
+        """Why asking `rank_of` and `scaling_of` about all of `modules` would take too long."""
+        num_steps = 0
+        for count, module in enumerate(modules, 1):
+            num_steps += self.rank_pattern.num_steps(module)
+            num_steps += self.alpha_pattern.num_steps(module)
+            if num_steps > _MAX_MATCH_STEPS:
+                return (
+                    f"rank_pattern and alpha_pattern could take {num_steps} steps to match its "
+                    f"first {count} modules; at most {_MAX_MATCH_STEPS}. Write the module names out"
+                )
+        return None
 
     def saves(self, module: str) -> bool:
         """Whether `module` was trained in full."""
@@ -125,8 +140,8 @@ def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraC
         wrong += _number_problems(document)
     wrong += _flag_problems(document)
     targets = module_targets(document, wrong)
-    saved = string_tuple(document, "modules_to_save", wrong)
-    parameters = string_tuple(document, "target_parameters", wrong)
+    saved = name_set(document, "modules_to_save", wrong)
+    parameters = name_set(document, "target_parameters", wrong)
     tokens = token_table(document, "trainable_token_indices", wrong)
     problems += wrong
     if wrong:
@@ -135,8 +150,10 @@ def parse_lora_config(document: Mapping[str, Any], problems: list[str]) -> LoraC
         method="lora",
         rank=document["r"],
         alpha=float(document["lora_alpha"]),
-        rank_pattern=document.get("rank_pattern") or {},
-        alpha_pattern={k: float(v) for k, v in (document.get("alpha_pattern") or {}).items()},
+        rank_pattern=PatternTable(document.get("rank_pattern") or {}),
+        alpha_pattern=PatternTable(
+            {k: float(v) for k, v in (document.get("alpha_pattern") or {}).items()}
+        ),
         use_rslora=bool(document.get("use_rslora")),
         use_dora=bool(document.get("use_dora")),
         fan_in_fan_out=bool(document.get("fan_in_fan_out")),
@@ -164,7 +181,7 @@ def parse_adalora_config(document: Mapping[str, Any], problems: list[str]) -> Lo
         )
     wrong += _flag_problems(document)
     targets = module_targets(document, wrong)
-    saved = string_tuple(document, "modules_to_save", wrong)
+    saved = name_set(document, "modules_to_save", wrong)
     problems += wrong
     if wrong:
         return None
@@ -172,8 +189,8 @@ def parse_adalora_config(document: Mapping[str, Any], problems: list[str]) -> Lo
         method="adalora",
         rank=rank,
         alpha=float(alpha) if alpha > 0 else float(rank),
-        rank_pattern={},
-        alpha_pattern={},
+        rank_pattern=PatternTable({}),
+        alpha_pattern=PatternTable({}),
         use_rslora=False,
         use_dora=False,
         fan_in_fan_out=bool(document.get("fan_in_fan_out")),

@@ -87,7 +87,7 @@ def _unwanted(module: str, role: TensorRole, config: AdapterConfig) -> str | Non
     if role is TensorRole.TOKENS:
         named = token_ids_for(module, config) is not None
         return None if named else f"{found}, but {CONFIG_FILE} names no tokens for it"
-    saved = getattr(config, "modules_to_save", ())
+    saved: frozenset[str] = getattr(config, "modules_to_save", frozenset())
     if role is TensorRole.BIAS:
         is_trained = isinstance(config, LoraConfig) and config.bias != "none"
         allowed = is_trained or names_module(saved, module)

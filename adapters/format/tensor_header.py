@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 from adapters.errors import DocumentError, TensorFileError
 from adapters.format.bounded_json import parse_json_object
 
-MAX_HEADER_BYTES = 100_000_000
-"""The same limit as the safetensors library's."""
+MAX_HEADER_BYTES = 32 << 20
+"""What `MAX_TENSORS` take with names of 100 letters. The safetensors library reads up to 100 MB."""
+
+MAX_TENSORS = 131_072
+"""Two for each linear of the largest mixtures of experts, and half as many again."""
 
 _LENGTH_BYTES = 8
 _MAX_KEPT_BYTES = 1_000_000
@@ -69,6 +72,11 @@ def _parse_header(header: bytes, file_size: int, title: str) -> Mapping[str, Ten
         document = parse_json_object(header, f"{title}'s header", max_depth=_MAX_DEPTH)
     except DocumentError as error:
         raise TensorFileError(f"{title} is malformed", [str(error)]) from error
+    if len(document) > MAX_TENSORS:
+        raise TensorFileError(
+            f"{title} is malformed",
+            [f"its header lists {len(document)} tensors; at most {MAX_TENSORS} are read"],
+        )
     data_start = _LENGTH_BYTES + len(header)
     problems: list[str] = []
     entries = _read_entries(document, data_start, problems)

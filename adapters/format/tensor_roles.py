@@ -75,6 +75,8 @@ def parse_tensor_key(key: str) -> TensorKey | None:
         if name.endswith(suffix):
             module = name[: -len(suffix)]
             is_module = 0 < len(module) <= _MAX_MODULE_LENGTH and ".lora_" not in module
+            # A line's end would mean something to a pattern, and nobody names a module so.
+            is_module = is_module and module.isprintable()
             return TensorKey(module, role) if is_module else None
     return None
 

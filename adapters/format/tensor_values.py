@@ -18,6 +18,12 @@ _EXPONENTS: Mapping[str, int] = {
 }  # fmt: skip
 _MAX_NAMED = 3
 
+# dtype -> the last bytes that a NaN or infinity can have.
+_SUSPECTS: Mapping[str, tuple[int, ...]] = {
+    dtype: tuple(byte for byte in range(256) if byte & mask >> 8 == mask >> 8)
+    for dtype, mask in _EXPONENTS.items()
+}
+
 
 def check_values(folder: Path) -> None:
     """Raises `InspectionError` where the numbers of a PEFT folder can't be meant, or can't be read.
@@ -80,11 +86,10 @@ def _is_finite(data: bytearray, begin: int, end: int, dtype: str) -> bool:
     if mask is None:
         return True
     width = DTYPE_BYTES[dtype]
-    suspects = [byte for byte in range(256) if byte & mask >> 8 == mask >> 8]
     for start in range(begin, end, _CHUNK_BYTES):
         stop = min(start + _CHUNK_BYTES, end)
         last = data[start + width - 1 : stop : width]
-        found = [byte for byte in suspects if byte in last]
+        found = [byte for byte in _SUSPECTS[dtype] if byte in last]
         if not found:
             continue
         if not mask & 0xFF:

@@ -20,7 +20,7 @@ from adapters.store.file_stamp import Stamp
 from adapters.store.layout import StoreLayout
 from adapters.store.stored_adapter import StoredAdapter
 
-FORMAT = 1
+FORMAT = 3
 _MAX_BYTES = 256 << 20
 SETTLED_SECONDS = 2.0
 """A file changed this short ago may change again with the same stamp (clocks tick in ms)."""
@@ -116,16 +116,14 @@ def _lineage_data(lineage: Lineage) -> list[Any]:
     return [
         None if base is None else base.model_dump(),
         None if record is None else record.model_dump(),
-        lineage.template_hash,
         lineage.template_text,
     ]
 
 
 def _lineage(data: list[Any]) -> Lineage:
-    base, record, template_hash, template_text = data
-    return Lineage(
+    base, record, template_text = data
+    return Lineage.of(
         None if base is None else BaseLineage.model_validate(base),
         None if record is None else QuantizationRecord.model_validate(record),
-        template_hash,
         template_text,
     )

@@ -7,6 +7,8 @@
     DIR/.lock               locked by whoever changes the store
     DIR/.index.json         what others have read of it (`adapters.store.index`)
     DIR/.policy.json        how many versions are kept (`adapters.store.keep_policy`)
+    DIR/.templates.json     which versions' chat templates are allowed
+                            (`adapters.template_permissions`)
     DIR/.holds/             versions that running processes need (`adapters.store.version_holds`)
 
 A publish that also moves the alias has one moment of truth, the replacement of `alias.json`: until
@@ -24,6 +26,7 @@ from adapters.store.alias import Alias, read_alias_document
 from adapters.store.keep_policy import POLICY_FILE
 
 ALIAS_FILE = "alias.json"
+TEMPLATES_FILE = ".templates.json"
 PUBLISHING_MARK = ".publishing"
 MAX_ALIAS_BYTES = 4096
 
@@ -38,6 +41,7 @@ class StoreLayout:
         self.lock = root / ".lock"
         self.index = root / ".index.json"
         self.policy = root / POLICY_FILE
+        self.templates = root / TEMPLATES_FILE
         self.holds = root / ".holds"
 
     def name_folder(self, name: str) -> Path:

@@ -2,9 +2,16 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from adapters.errors import DocumentError, ManifestError, TensorFileError, UnsoundError
+from adapters.errors import (
+    DocumentError,
+    ManifestError,
+    TensorFileError,
+    UnsoundError,
+    first_dozen,
+)
 from adapters.format.adapter_config import read_adapter_config
 from adapters.format.adapter_image import AdapterImage, read_image
 from adapters.format.digest import image_digest
@@ -12,6 +19,7 @@ from adapters.format.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FIL
 from adapters.format.manifest import read_manifest
 from adapters.format.tensor_header import read_tensor_header
 from adapters.format.tensor_values import value_problem
+from adapters.seal import seal_problems
 from adapters.store.layout import StoreLayout
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -67,6 +75,7 @@ def unsound(folder: Path) -> str | None:
     What a method's tensors must look like isn't asked here: a newer program's adapters are kept.
     """
     problems, files = _listed(folder)
+    problems += _unsealed(folder, files, whole=False)
     try:
         if CONFIG_FILE in files:
             read_adapter_config(files[CONFIG_FILE])
@@ -102,6 +111,8 @@ def read_sound(folder: Path, digest: str) -> AdapterImage:
             f"its files are {found}, and it was published as {digest}: they were changed or "
             "damaged since"
         )
+    if changed := _unsealed(folder, files, weights=image.data):
+        raise UnsoundError("\n".join(changed))
     if problem := value_problem(image):
         raise UnsoundError(problem)
     return image
@@ -135,5 +146,22 @@ def _listed(folder: Path) -> tuple[list[str], dict[str, Path]]:
     return problems, listing.files
 
 
+def _unsealed(
+    folder: Path, files: Mapping[str, Path], *, weights: bytearray | None = None, whole: bool = True
+) -> list[str]:
+    """What differs from the files that were published; of an unreadable manifest nothing is said.
+
+    `_listed` says it.
+    """
+    if MANIFEST_FILE not in files:
+        return []
+    try:
+        return first_dozen(seal_problems(folder, files, weights=weights, whole=whole))
+    except DocumentError:
+        return []
+    except OSError as error:
+        return [f"a file can't be read: {error.strerror}"]
+
+
 def _of_weights(error: TensorFileError) -> list[str]:
-    return [f"{WEIGHTS_FILE}: {problem}" for problem in error.problems]
+    return [f"{WEIGHTS_FILE}: {problem}" for problem in first_dozen(error.problems)]

@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 from adapters.errors import (
@@ -28,6 +27,8 @@ from adapters.store.stray_name import StrayName, Strays
 from adapters.store.transfer.archive import extract_archive, write_archive
 from adapters.store.transfer.importing import ImportOrder
 from adapters.store.writer import StoreWriter, copy_folder
+from adapters.template_check import BaseTemplate
+from adapters.template_permissions import TemplatePermissions
 
 __all__ = ["AdapterStore", "StoredAdapter"]
 
@@ -59,6 +60,7 @@ class AdapterStore:
         self._quarantine = Quarantine(self._layout)
         self._strays = Strays(self._layout, self._reader, self._quarantine)
         self._sweeper = Sweeper(self._layout)
+        self._templates = TemplatePermissions(self._layout)
         self._retention = Retention(self._layout, self._reader, self._writer)
         try:
             self._layout.staging.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ class AdapterStore:
                 if stored is not None:
                     break
         if stored is None:
-            raise AdapterNotFoundError(self._not_found(ref))
+            raise AdapterNotFoundError(self._reader.not_found(ref))
         return stored
 
     def targets_by_name(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
@@ -184,7 +186,7 @@ class AdapterStore:
             versions = self._reader.versions(ref.name)
             wanted = versions[-1:] if ref.version is None else (ref.version,)
             if not wanted or wanted[0] not in versions:
-                raise AdapterNotFoundError(self._not_found(ref))
+                raise AdapterNotFoundError(self._reader.not_found(ref))
             if ref.version is None or versions == wanted:
                 self._writer.remove_name(ref.name)
             elif ref.version in self._reader.alias(ref.name).versions:
@@ -203,6 +205,8 @@ class AdapterStore:
         *,
         base_modules: Mapping[str, tuple[int, int]] | None = None,
         base: BaseLineage | None = None,
+        base_template: BaseTemplate | None = None,
+        allow_template: bool = False,
         source: str | None = None,
         set_alias: bool = True,
     ) -> StoredAdapter:
@@ -211,20 +215,23 @@ class AdapterStore:
         Without `set_alias` it is only staged: `name` keeps its meaning.
 
         A manifest in the folder is kept but for its name, parent, source and time, and must agree
-        with the weights; without one, a manifest is made. `base_modules` and `base` are the base
-        that the adapter is to be served on. Raises as `inspect_adapter` and `publish` do, and
-        `ManifestError` when the folder was changed after its manifest was written.
+        with the weights; without one, a manifest is made. `base_modules`, `base` and
+        `base_template` are the base that the adapter is to be served on; a template that isn't that
+        one's is refused, unless the operator's `allow_template` lets it be used. Raises as
+        `inspect_adapter` and `publish` do, and `ManifestError` when the folder was changed after
+        its manifest was written.
         """
         check_name(name)
         label = source if source is not None else str(folder)
-        order = ImportOrder(name, label, base_modules, base)
+        order = ImportOrder(name, label, base_modules, base, base_template, allow_template)
         order.check_source(folder)
-        return self._publish(
+        stored = self._publish(
             name,
             copy_folder(folder),
             lambda staged, parent: order.describe(staged, parent, came_with=folder),
             set_alias=set_alias,
         )
+        return self._permitted(stored, order)
 
     def import_archive(
         self,
@@ -234,6 +241,8 @@ class AdapterStore:
         base_modules: Mapping[str, tuple[int, int]] | None = None,
         base: BaseLineage | None = None,
         set_alias: bool = True,
+        base_template: BaseTemplate | None = None,
+        allow_template: bool = False,
     ) -> StoredAdapter:
         """Publish what `export_archive` wrote, as `import_folder` does a folder.
 
@@ -242,13 +251,32 @@ class AdapterStore:
         check_name(name)
         if not archive.is_file():
             raise ArchiveError(f"there is no file {archive}")
-        order = ImportOrder(name, str(archive), base_modules, base)
-        return self._publish(
+        order = ImportOrder(name, str(archive), base_modules, base, base_template, allow_template)
+        stored = self._publish(
             name,
             lambda staged: extract_archive(archive, staged),
             order.describe,
             set_alias=set_alias,
         )
+        return self._permitted(stored, order)
+
+    def allow_template(self, ref: AdapterRef) -> StoredAdapter:
+        """Let a version be rendered with the chat template that it brought: the operator's word.
+
+        Raises `AdapterNotFoundError`, and `StoreError` for a version without a template.
+        """
+        with self._changing():
+            stored = self.get(ref)
+            self._writer.write_file(self._layout.templates, self._templates.text_with(stored))
+        return stored
+
+    def allows_template(self, stored: StoredAdapter) -> bool:
+        """Whether `allow_template` was said of `stored`."""
+        return self._templates.allows(stored)
+
+    def changes_templates(self, path: str) -> bool:
+        """Whether a changed path is the file that keeps what `allow_template` said."""
+        return path == str(self._layout.templates)
 
     def export_archive(self, ref: AdapterRef, target: Path) -> StoredAdapter:
         """Write a version to one tar file. Raises `AdapterNotFoundError`, `ArchiveError`."""
@@ -284,7 +312,7 @@ class AdapterStore:
         assert keep is None or keep >= 1
         with self._changing():
             if not self._reader.versions(name):
-                raise AdapterNotFoundError(self._not_found(AdapterRef(name)))
+                raise AdapterNotFoundError(self._reader.not_found(AdapterRef(name)))
             keep = keep or self.policy.keep
             return () if keep is None else self._retention.remove_old(name, keep)
 
@@ -371,6 +399,11 @@ class AdapterStore:
             self._retention.keep_to_policy(name, replaced)
         return stored
 
+    def _permitted(self, stored: StoredAdapter, order: ImportOrder) -> StoredAdapter:
+        if order.needs_permission(stored.manifest):
+            self.allow_template(AdapterRef(stored.name, stored.version))
+        return stored
+
     def _recover(self) -> None:
         self._writer.recover()
         self._quarantine.recover()
@@ -385,15 +418,3 @@ class AdapterStore:
     def _current_label(self, name: str) -> str | None:
         current = self._reader.current(name)
         return None if current is None else current.label
-
-    def _not_found(self, ref: AdapterRef) -> str:
-        versions = self._reader.versions(ref.name)
-        if not versions and not self._reader.alias(ref.name).targets:
-            close = get_close_matches(ref.name, self.names(), n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            return f"the store {self.root} has no adapter {ref.name}{hint}"
-        stray = self._strays.of(ref.name)
-        if ref.version is None and stray is not None:
-            return f"the name {ref.name} {stray.problem}. {stray.remedy}"
-        there = ", ".join(str(version) for version in versions[-10:])
-        return f"adapter {ref.name} has no version {ref.version}; there is: {there}"

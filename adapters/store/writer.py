@@ -14,6 +14,7 @@ from adapters.format.digest import adapter_digest
 from adapters.format.folder_files import MANIFEST_FILE, list_folder
 from adapters.format.manifest import Manifest
 from adapters.names import AdapterRef, parse_ref
+from adapters.seal import sealed
 from adapters.store.alias import Alias, canary, single
 from adapters.store.durable_files import (
     copy_synced,
@@ -55,13 +56,15 @@ class StoreWriter:
         """Make the next version of `name`; returns its number.
 
         `fill` makes the folder that it is given, with the version's files, flushed to the disk.
-        `describe` is given the finished folder and returns its manifest, whose digest is filled in
-        here. Raises what they raise, what the digest raises for malformed files, and `OSError`.
+        `describe` is given the finished folder and returns its manifest, whose digest and seal are
+        filled in here. Raises what they raise, what the digest raises for malformed files, and
+        `OSError`.
         """
         staged = self._staging_path()
         try:
             fill(staged)
             manifest = describe(staged).model_copy(update={"digest": adapter_digest(staged)})
+            manifest = sealed(manifest, list_folder(staged).files)
             (staged / MANIFEST_FILE).unlink(missing_ok=True)
             write_synced(staged / MANIFEST_FILE, manifest.to_json())
             if set_alias:

@@ -22,7 +22,8 @@ class VersionReport:
 
     `size_bytes` is the weights file's, `host_bytes` what it takes in host memory now. `mismatches`
     say how it was made for another base than the one served. `pinned_in` is the tier that it can't
-    be evicted from.
+    be evicted from. `has_own_template` where the operator allowed its chat template, and
+    `template_note` says if it was trained with another than the base's and isn't.
     """
 
     version: int
@@ -37,6 +38,8 @@ class VersionReport:
     host_bytes: int
     pinned_in: Tier | None = None
     mismatches: tuple[str, ...] = ()
+    has_own_template: bool = False
+    template_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ class AdapterVersion:
 
     `digest` identifies its bytes (weights and config): two names with the same digest are the same
     adapter to the engine. `rank` is the largest rank of any of its modules. `path` is its folder.
-    `chat_template` is the one that it was trained with; None when nobody recorded one.
+    `chat_template` is one of its own that the operator allowed, empty for the base's, None when
+    nobody recorded one; `template_note` says so where it was trained with another than it gets.
     """
 
     name: str
@@ -24,6 +25,7 @@ class AdapterVersion:
     path: Path
     size_bytes: int = 0
     chat_template: str | None = None
+    template_note: str | None = None
 
     @property
     def label(self) -> str:

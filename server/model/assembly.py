@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from adapters.base.chat_template import base_template
 from adapters.base.host_memory import return_freed_memory
 from adapters.base.loading import LoadedBase, default_compute_dtype, load_base
 from adapters.base.quantization import QuantizationSpec
 from adapters.base.training_guard import prepare_for_training
+from adapters.template_check import BaseTemplate
 from server.core.errors import ConfigurationError
 from server.core.grammar import GrammarCompiler
 from server.core.ports import ChatTokenizer, ModelRunner
@@ -76,7 +78,7 @@ class AssembledModel:
     base_reference: str
     base_digest: str
     base_revision: str | None
-    template_hash: str | None
+    template: BaseTemplate
     device: str
     backend: str
     num_blocks: int
@@ -180,7 +182,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         base_reference=base.resolved.reference,
         base_digest=base.resolved.digest,
         base_revision=base.resolved.revision,
-        template_hash=base.template.hash if base.template.text else None,
+        template=base_template(base.tokenizer, base.template),
         device=device,
         backend=way.backend,
         num_blocks=num_blocks,

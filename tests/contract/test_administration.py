@@ -60,6 +60,7 @@ async def test_the_list(client: httpx.AsyncClient) -> None:
         "pinned": False,
         "pinned_in": None,
         "mismatches": [],
+        "chat_template": {"used": "base", "note": None},
     }
 
 

@@ -38,13 +38,16 @@ def stack_of(*templates: str | None) -> AdapterStack:
         (("one", None), "one"),
         ((None, "one"), "one"),
         (("one", None, "one"), "one"),
+        (("", None, ""), None),
     ],
 )
 def test_those_with_a_template_decide(templates: tuple[str | None, ...], chosen: str) -> None:
     assert stack_template(stack_of(*templates)) == chosen
 
 
-@pytest.mark.parametrize("templates", [("one", "two"), ("one", None, "two"), ("one", "one", "two")])
+@pytest.mark.parametrize(
+    "templates", [("one", "two"), ("one", ""), ("one", None, "two"), ("one", "one", "two")]
+)
 def test_two_templates_are_refused(templates: tuple[str | None, ...]) -> None:
     odd = len(templates) - 1
     with pytest.raises(RequestError, match=f"a0@1 and a{odd}@1 .*different chat templates") as told:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from adapters.format.module_patterns import lookup_pattern
+from adapters.format.module_patterns import PatternTable
 from trainer.config import defaults
 from trainer.config.section import Names, Section
 from trainer.config.written import is_changed, written_value
@@ -158,7 +158,8 @@ class LoraMethod(AdapterMethod):
 
     def rank_of(self, config: "TrainerConfig", module: str) -> int:
         """The rank that `module` begins with, by `lora.rank_pattern` as PEFT reads it."""
-        return lookup_pattern(LORA_SECTION.of(config).rank_pattern, module, self.rank(config))
+        table = PatternTable(LORA_SECTION.of(config).rank_pattern)
+        return table.value(module, self.rank(config))
 
     def alpha(self, config: "TrainerConfig") -> float:
         """`lora.alpha`, or the value that makes the update's scale 2 at any rank."""

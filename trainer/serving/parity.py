@@ -145,10 +145,11 @@ def _prompts(stored: StoredAdapter, base: LoadedBase) -> list[list[int]]:
     template = stored.manifest.template
     prompts = [list(template.golden_token_ids)] if template and template.golden_token_ids else []
     for text in PROMPTS:
-        if template is not None and template.text:
+        if base.template.text:
             text = base.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}],
-                chat_template=template.text,
+                # Not the manifest's, which came from anywhere: any prompt compares as well.
+                chat_template=base.template.text,
                 add_generation_prompt=True,
                 tokenize=False,
             )

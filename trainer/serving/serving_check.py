@@ -83,9 +83,8 @@ def base_problems(
             quantization=quantization_record(base),
             template=template_record(base, labeller),
         )
-        problems += [
-            f"on {limits.server}: {text}" for text in limits.served.mismatches(made.lineage)
-        ]
+        told = [*limits.served.mismatches(made.lineage), limits.served.other_template(made.lineage)]
+        problems += [f"on {limits.server}: {text}" for text in told if text is not None]
     if limits.max_model_len is not None and longest_tokens > limits.max_model_len:
         problems.append(
             f"the longest row has {longest_tokens} tokens, and {limits.server} takes "

@@ -5,26 +5,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.errors import InspectionError, ManifestError
+from adapters.errors import InspectionError, ManifestError, first_dozen
 from adapters.format.digest import adapter_digest
-from adapters.format.folder_files import MANIFEST_FILE
+from adapters.format.folder_files import MANIFEST_FILE, list_folder
 from adapters.format.inspection import inspect_adapter
-from adapters.format.manifest import BaseLineage, Manifest, read_manifest
+from adapters.format.manifest import BaseLineage, Manifest, TemplateRecord, read_manifest
 from adapters.format.tensor_values import check_values
+from adapters.seal import seal_problems
+from adapters.template_check import (
+    BaseTemplate,
+    foreign_problem,
+    golden_problem,
+    record_problem,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOrder:
     """A PEFT folder that shall become a version of `name`.
 
-    `base_modules` and `base` are the base that it is to be served on; `source` is where it comes
-    from.
+    `base_modules`, `base` and `base_template` are the base that it is to be served on; `source` is
+    where it comes from. With `allow_template` the operator lets it bring a template of its own.
     """
 
     name: str
     source: str
     base_modules: Mapping[str, tuple[int, int]] | None = None
     base: BaseLineage | None = None
+    base_template: BaseTemplate | None = None
+    allow_template: bool = False
 
     def check_source(self, folder: Path) -> None:
         """Refuse early what can be refused without a copy. Raises as `describe` does."""
@@ -61,11 +70,24 @@ class ImportOrder:
             )
         return given.model_copy(update=facts)
 
+    def needs_permission(self, manifest: Manifest) -> bool:
+        """Whether the template of what was imported has to be allowed by a record in the store."""
+        template = manifest.template
+        if not self.allow_template or template is None or not template.text:
+            return False
+        return self.base_template is None or template.text_hash != self.base_template.hash
+
     def _given_manifest(self, folder: Path) -> Manifest | None:
         path = folder / MANIFEST_FILE
         if not path.is_file():
             return None
         manifest = read_manifest(path)
+        if changed := seal_problems(folder, list_folder(folder).files):
+            listed = "; ".join(first_dozen(changed))
+            raise ManifestError(
+                f"{self.source} was changed after it was written: {listed}. Delete "
+                f"{MANIFEST_FILE} to import the rest as it is"
+            )
         made_for = manifest.base
         if self.base is not None and made_for is not None and made_for.digest != self.base.digest:
             raise InspectionError(
@@ -75,4 +97,15 @@ class ImportOrder:
                     f"this base is {self.base.reference} ({self.base.digest})"
                 ],
             )
+        if manifest.template is not None:
+            self._check_template(manifest.template)
         return manifest
+
+    def _check_template(self, template: TemplateRecord) -> None:
+        problem, base = record_problem(template), self.base_template
+        if problem is None and base is not None:
+            problem = golden_problem(template, base)
+            if problem is None and not self.allow_template:
+                problem = foreign_problem(template, base)
+        if problem is not None:
+            raise InspectionError(f"the adapter in {self.source} can't be used:", [problem])

@@ -88,23 +88,23 @@ class Conversations:
 
 
 def stack_template(stack: AdapterStack) -> str | None:
-    """The chat template that a stack's adapters were trained with; None for the base's.
+    """The template of their own that a stack's adapters may use; None for the base's.
 
-    Adapters without one of their own have no say. Raises `RequestError` when two differ: no
+    Adapters that nobody recorded one for have no say. Raises `RequestError` when two differ: no
     rendering would be right for both.
     """
-    having = [m.adapter for m in stack.members if m.adapter.chat_template]
+    having = [m.adapter for m in stack.members if m.adapter.chat_template is not None]
     if not having:
         return None
     first = having[0]
     for other in having[1:]:
         if other.chat_template != first.chat_template:
             raise RequestError(
-                f"{first.label} and {other.label} were trained with different chat templates, so "
+                f"{first.label} and {other.label} are rendered with different chat templates, so "
                 "no prompt suits both: stack others, or send the rendered text to /v1/completions",
                 "model",
             )
-    return first.chat_template
+    return first.chat_template or None
 
 
 def _template_owner(stack: AdapterStack) -> str:

@@ -130,6 +130,10 @@ def _version(report: VersionReport) -> dict[str, Any]:
         "pinned": report.pinned_in is not None,
         "pinned_in": report.pinned_in.value if report.pinned_in is not None else None,
         "mismatches": list(report.mismatches),
+        "chat_template": {
+            "used": "own" if report.has_own_template else "base",
+            "note": report.template_note,
+        },
     }
 
 

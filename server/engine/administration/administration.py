@@ -23,7 +23,7 @@ from server.core.errors import AdapterUnavailableError, SwitchyardError
 from server.core.stack import AdapterVersion
 from server.engine.administration.adapter_pins import AdapterPins
 from server.engine.hosting.catalog import CatalogChange, StoreCatalog
-from server.engine.hosting.catalog_entry import StoreEntry, adapter_version
+from server.engine.hosting.catalog_entry import StoreEntry
 from server.engine.hosting.host_cache import HostAdapterCache
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class Administration:
         self, stored: StoredAdapter, weight: float, on_device: frozenset[str]
     ) -> VersionReport:
         return self._version_report(
-            adapter_version(stored),
+            self._catalog.terms.version(stored),
             weight=weight,
             method=stored.method,
             created=stored.created_unix_seconds,
@@ -278,6 +278,8 @@ class Administration:
             host_bytes=host_bytes,
             pinned_in=self._pins.tier_of(version.digest),
             mismatches=mismatches,
+            has_own_template=bool(version.chat_template),
+            template_note=version.template_note,
         )
 
 

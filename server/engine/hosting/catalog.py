@@ -19,6 +19,7 @@ from adapters.store.alias import choose_target
 from adapters.store.alias_notes import publish_note
 from adapters.store.store import AdapterStore, StoredAdapter
 from adapters.store.stray_name import StrayName
+from adapters.template_check import BaseTemplate
 from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
@@ -27,7 +28,7 @@ from server.core.errors import (
 )
 from server.core.stack import AdapterStack, AdapterVersion, StackMember
 from server.engine.hosting.adapter_sources import AdapterSources
-from server.engine.hosting.catalog_entry import StoreEntry, adapter_version
+from server.engine.hosting.catalog_entry import ServingTerms, StoreEntry
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class StoreCatalog:
     `served` is the served base: adapters made for another one are not offered, unless
     `allow_mismatch`, and then `warnings` says so. `base_modules` (name -> (in, out)) is what
     imports are checked against; `allowed_roots` are the folders that `load` may read from;
-    `max_rank` is the largest rank that the device bank takes. Threads may share it.
+    `base_template` is the base's, for imports; `max_rank` is the largest rank that the device bank
+    takes. Threads may share it.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class StoreCatalog:
         *,
         served: ServedBase,
         base_modules: Mapping[str, tuple[int, int]],
+        base_template: BaseTemplate | None = None,
         allowed_roots: Sequence[Path],
         max_rank: int | None = None,
         allow_mismatch: bool = False,
     ) -> None:
         self._store = store
-        self._served = served
+        self._terms = ServingTerms(served, store.allows_template)
+        self._base_template = base_template
         self._base_modules = base_modules
         self._sources = AdapterSources(store.root, allowed_roots)
         self._max_rank = max_rank
@@ -88,7 +92,12 @@ class StoreCatalog:
 
     @property
     def served(self) -> ServedBase:
-        return self._served
+        return self._terms.served
+
+    @property
+    def terms(self) -> ServingTerms:
+        """What makes a stored version one that is served."""
+        return self._terms
 
     @property
     def base_modules(self) -> Mapping[str, tuple[int, int]]:
@@ -132,7 +141,8 @@ class StoreCatalog:
         )
         async for found in changes:
             names = {name for _, path in found if (name := self._store.name_in(path)) is not None}
-            await self._refresh_in_thread(names)
+            all_names = any(self._store.changes_templates(path) for _, path in found)
+            await self._refresh_in_thread(None if all_names else names)
 
     def resolve(self, expression: str, sticky_key: str | None = None) -> AdapterStack:
         """`sql`, `sql@3` or `sql:0.7+polite:0.3` to the versions that they mean now."""
@@ -146,17 +156,21 @@ class StoreCatalog:
         )
 
     def warnings(self, stack: AdapterStack) -> Sequence[str]:
-        """How members were made for another base; empty unless mismatches are allowed."""
+        """How members aren't served as they were made: templates, and mismatches if allowed."""
+        found = tuple(
+            f"adapter {m.adapter.label}: {m.adapter.template_note}"
+            for m in stack.members
+            if m.adapter.template_note is not None
+        )
         if not self._allow_mismatch:
-            return ()
-        found: tuple[str, ...] = ()
+            return found
         for member in stack.members:
             ref = AdapterRef(member.adapter.name, member.adapter.version)
             try:
                 made_for = self._store.get(ref).lineage
             except AdapterError:
                 continue  # it went since it was resolved
-            mismatches = self._served.mismatches(made_for)
+            mismatches = self._terms.served.mismatches(made_for)
             found += tuple(f"adapter {member.adapter.label}: {problem}" for problem in mismatches)
         return found
 
@@ -192,7 +206,7 @@ class StoreCatalog:
             if entry is None or ref.name in self._hidden:
                 raise AdapterUnavailableError(_unknown(reference))
             return entry
-        return StoreEntry.of(ref.name, ((self._stored(ref), 1.0),), served=self._served)
+        return StoreEntry.of(ref.name, ((self._stored(ref), 1.0),), self._terms)
 
     def entries(self) -> Sequence[StoreEntry]:
         """Every name that points at a version, offered or not, by name."""
@@ -227,14 +241,15 @@ class StoreCatalog:
             name,
             folder,
             base_modules=self._base_modules,
-            base=self._served.lineage,
+            base=self._terms.served.lineage,
+            base_template=self._base_template,
             source=str(folder),
         )
         self._hidden.discard(name)
         self.refresh([name])
         if note := publish_note(stored, before, self._store.alias(name)):
             logger.warning("loaded %s; %s", stored.label, note.rstrip())
-        return adapter_version(stored)
+        return self._terms.version(stored)
 
     def unload(self, name: str) -> None:
         """Stop offering `name`; its files stay in the store, and a new version offers it again."""
@@ -270,13 +285,16 @@ class StoreCatalog:
             del self._entries[name]
             logger.info("adapter %s is gone from the store", name)
             return True
-        now = StoreEntry.of(name, targets, served=self._served)
+        now = StoreEntry.of(name, targets, self._terms)
         if before == now:
             return False
         self._entries[name] = now
         self._hidden.discard(name)
         if not is_first:
             logger.info("adapter %s is now %s", name, now.meaning)
+        for version, _ in now.targets:
+            if version.template_note is not None:
+                logger.warning("adapter %s: %s", version.label, version.template_note)
         for problem in now.mismatches:
             verdict = "served all the same" if self._allow_mismatch else "not offered"
             logger.warning("adapter %s is %s: %s", now.current.label, verdict, problem)
@@ -301,9 +319,7 @@ class StoreCatalog:
     def _versions_of(self, stray: StrayName) -> Sequence[StoreEntry]:
         """An entry for each version that can be named, under that very name."""
         return [
-            replace(
-                StoreEntry.of(stray.name, ((stored, 1.0),), served=self._served), name=stored.label
-            )
+            replace(StoreEntry.of(stray.name, ((stored, 1.0),), self._terms), name=stored.label)
             for stored in stray.sound
         ]
 
@@ -322,14 +338,14 @@ class StoreCatalog:
                 return chosen
             ref = AdapterRef(ref.name, chosen.version)
         stored = self._stored(ref)
-        mismatches = self._served.mismatches(stored.lineage)
+        mismatches = self._terms.served.mismatches(stored.lineage)
         if mismatches and not self._allow_mismatch:
             raise RequestError(
                 f"adapter {stored.label} can't be served: {'; '.join(mismatches)}. The setting "
                 "allow_mismatch serves it all the same",
                 "model",
             )
-        return adapter_version(stored)
+        return self._terms.version(stored)
 
     def _stored(self, ref: AdapterRef) -> StoredAdapter:
         try:
@@ -364,7 +380,7 @@ class StoreCatalog:
             )
 
     def _is_of_a_name(self, _change: Change, path: str) -> bool:
-        return self._store.name_in(path) is not None
+        return self._store.name_in(path) is not None or self._store.changes_templates(path)
 
 
 def _digests(entries: Iterable[StoreEntry]) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """One adapter name, as the store has it now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.compatibility import ServedBase
@@ -30,16 +31,15 @@ class StoreEntry:
         cls,
         name: str,
         targets: tuple[tuple[StoredAdapter, float], ...],
-        *,
-        served: ServedBase,
+        terms: "ServingTerms",
     ) -> "StoreEntry":
         """The entry of what a store says `name` points at; at least one version."""
         current = max(targets, key=lambda target: (target[1], -target[0].version))[0]
-        mismatches = [p for stored, _ in targets for p in served.mismatches(stored.lineage)]
+        mismatches = [p for stored, _ in targets for p in terms.served.mismatches(stored.lineage)]
         return cls(
             name=name,
-            targets=tuple((adapter_version(stored), weight) for stored, weight in targets),
-            current=adapter_version(current),
+            targets=tuple((terms.version(stored), weight) for stored, weight in targets),
+            current=terms.version(current),
             created=current.created_unix_seconds,
             root=f"{name}/{current.version}",
             method=current.method,
@@ -54,14 +54,30 @@ class StoreEntry:
         return ", ".join(f"{version.label}:{weight:g}" for version, weight in self.targets)
 
 
-def adapter_version(stored: StoredAdapter) -> AdapterVersion:
-    """A stored version as the engine knows it."""
-    return AdapterVersion(
-        stored.name,
-        stored.version,
-        stored.digest,
-        stored.rank,
-        stored.path,
-        stored.size_bytes,
-        stored.lineage.template_text,
-    )
+@dataclass(frozen=True, slots=True)
+class ServingTerms:
+    """On which base versions of a store are served, and which of their templates are allowed."""
+
+    served: ServedBase
+    allows_template: Callable[[StoredAdapter], bool]
+
+    def version(self, stored: StoredAdapter) -> AdapterVersion:
+        """A stored version as the engine knows it, with the template that it is rendered with."""
+        text = stored.lineage.template_text
+        note = self.served.other_template(stored.lineage)
+        is_allowed = note is not None and self.allows_template(stored)
+        if note is not None and not is_allowed:
+            note += (
+                ". It is rendered with the base's, until `adapters allow-template "
+                f"{stored.label}` lets it have its own"
+            )
+        return AdapterVersion(
+            stored.name,
+            stored.version,
+            stored.digest,
+            stored.rank,
+            stored.path,
+            stored.size_bytes,
+            text if text is None or is_allowed else "",
+            None if is_allowed else note,
+        )

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.commands.cli import app
-from adapters.format.manifest import BaseLineage, QuantizationRecord, TemplateRecord
+from adapters.format.manifest import BaseLineage, QuantizationRecord, TemplateRecord, template_hash
 from adapters.names import parse_ref
 from adapters.store.keep_policy import KeepPolicy
 from adapters.store.store import AdapterStore
@@ -196,3 +196,24 @@ def test_prune(store: AdapterStore, tmp_path: Path) -> None:
     assert _run(store, "prune").output == "removed nothing\n"
     _fails(_run(store, "prune", "none"), "has no adapter none")
     _fails(_run(store, "prune", "../sql"), "isn't one")
+
+
+def test_a_template_is_allowed_and_shown(store: AdapterStore, tmp_path: Path) -> None:
+    text = "{{ messages }}"
+    record = TemplateRecord(
+        text=text, hash=template_hash(text), golden_messages=[], golden_token_ids=[]
+    )
+    folder = write_folder(tmp_path / "templated")
+    (folder / "manifest.json").write_text(manifest(template=record).to_json())
+    assert _run(store, "import", "odd", str(folder)).exit_code == 0
+    assert "the base's chat template" in _run(store, "show", "odd").output
+    assert " base's " in _run(store, "ls").output
+    result = _run(store, "allow-template", "odd@1")
+    assert result.output == f"odd@1 may use its chat template {record.hash}\n"
+    assert "its own chat template, which was allowed" in _run(store, "show", "odd").output
+    assert " own " in _run(store, "ls").output
+    _fails(_run(store, "allow-template", "sql"), "sql@2 has no chat template of its own")
+    assert _run(store, "import", "odd", str(folder), "--allow-template").exit_code == 0
+    assert store.allows_template(store.get(parse_ref("odd@2")))
+    assert json.loads(_run(store, "show", "odd", "--json").output)["template"] == "own"
+    _fails(_run(store, "import", "x", str(folder), "--fold", "--allow-template"), "not of --fold")

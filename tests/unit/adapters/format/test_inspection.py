@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from adapters.errors import InspectionError
+from adapters.format import config_values, tensor_header
 from adapters.format.inspection import inspect_adapter
 from adapters.format.lora_config import parse_lora_config
 from tests.unit.adapters.peft_folder import (
@@ -298,3 +299,52 @@ def test_everything_is_told_at_once(tmp_path: Path) -> None:
         "don't fit this base",
     ):
         assert part in text
+
+
+def test_lists_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (config_values.MAX_MODULE_NAMES, tensor_header.MAX_TENSORS) == (65536, 131072)
+    monkeypatch.setattr(config_values, "MAX_MODULE_NAMES", 100)
+    monkeypatch.setattr(tensor_header, "MAX_TENSORS", 100)
+    many = [f"m{index}" for index in range(101)]
+    for changes, limit in (
+        ({"target_modules": many}, "target_modules lists 101 names; at most 100"),
+        ({"modules_to_save": many}, "modules_to_save lists 101 names; at most 100"),
+        (
+            {"trainable_token_indices": {name: [1] for name in many}},
+            "trainable_token_indices names 101 modules; at most 64",
+        ),
+        ({"target_modules": "*q_proj"}, "'*q_proj' isn't a regular expression"),
+    ):
+        folder = write_folder(tmp_path / "a", config=lora_config(**changes))
+        assert limit in _only_problem(folder)
+    tensors = {f"junk.{index}": ("F32", (1,), b"\0\0\0\0") for index in range(101)}
+    folder = write_folder(tmp_path / "b", tensors=tensors)
+    assert "its header lists 101 tensors; at most 100 are read" in _only_problem(folder)
+
+
+def test_patterns_that_these_modules_make_dear_are_not_matched(tmp_path: Path) -> None:
+    """Each takes milliseconds on a real name, and seconds on names made for it."""
+    modules = {"a." * 120 + f"{index}": (8, 8) for index in range(100)}
+    patterns = {f".*b.*{index}": 2 for index in range(10)}
+    folder = write_folder(
+        tmp_path / "a",
+        config=lora_config(rank_pattern=patterns, target_modules=None),
+        tensors=lora_tensors(modules),
+    )
+    problem = _only_problem(folder)
+    assert problem.startswith("rank_pattern and alpha_pattern could take")
+    assert problem.endswith("Write the module names out")
+
+
+def test_a_dozen_of_a_kind_are_told(tmp_path: Path) -> None:
+    modules = {f"model.layers.{layer}.self_attn.k_proj": (8, 8) for layer in range(40)}
+    problems = _problems(write_folder(tmp_path / "a", tensors=lora_tensors(modules)))
+    assert len(problems) == 13
+    assert problems[-1] == "and 28 more like these"
+
+
+def test_nested_folders_count_as_files(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a")
+    for index in range(2100):
+        (folder / f"d{index}").mkdir()
+    assert "more than 2000 files" in _problems(folder)[0]

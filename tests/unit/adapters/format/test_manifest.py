@@ -43,7 +43,7 @@ def test_a_full_manifest_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema_version": 2}, "knows up to 1: update Switchyard"),
+        ({"schema_version": 3}, "knows up to 2: update Switchyard"),
         ({"schema_version": 0}, "schema_version"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"rank": -1}, "rank: Input should be"),

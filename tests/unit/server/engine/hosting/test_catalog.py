@@ -9,9 +9,16 @@ import pytest
 
 from adapters.compatibility import ServedBase
 from adapters.errors import AdapterExistsError, AdapterNotFoundError, InspectionError
-from adapters.format.manifest import BaseLineage, Manifest, QuantizationRecord, TemplateRecord
+from adapters.format.manifest import (
+    BaseLineage,
+    Manifest,
+    QuantizationRecord,
+    TemplateRecord,
+    template_hash,
+)
 from adapters.names import AdapterRef
 from adapters.store.store import AdapterStore
+from adapters.template_check import BaseTemplate
 from server.core.errors import (
     AdapterTooLargeError,
     AdapterUnavailableError,
@@ -25,7 +32,9 @@ BASE = BaseLineage(reference="base", digest="sha256:served")
 OTHER = BaseLineage(reference="other", digest="sha256:other")
 NF4 = QuantizationRecord(scheme="nf4", block_size=64, double_quant=True)
 FP4 = QuantizationRecord(scheme="fp4", block_size=64, double_quant=True)
-TEMPLATE = TemplateRecord(text="t", hash="sha256:t", golden_messages=[], golden_token_ids=[])
+TEMPLATE = TemplateRecord(
+    text="t", hash=template_hash("t"), golden_messages=[], golden_token_ids=[]
+)
 
 
 @pytest.fixture
@@ -135,7 +144,6 @@ def test_a_canary_sticks_and_serves_what_is_readable(store: AdapterStore, folder
     [
         ({"base": OTHER}, "trained on the base other"),
         ({"base": BASE, "quantization": FP4}, "base weights in fp4.*server holds them in nf4"),
-        ({"base": BASE, "template": TEMPLATE}, "with the chat template sha256:t"),
     ],
 )
 def test_mismatches_are_errors_or_warnings(
@@ -155,6 +163,95 @@ def test_mismatches_are_errors_or_warnings(
     assert [entry.name for entry in lax.list()] == ["sql"]
     (warning,) = lax.warnings(lax.resolve("sql"))
     assert re.search(message, warning)
+
+
+def _with_template(folder: Path, record: TemplateRecord = TEMPLATE) -> Manifest:
+    facts = {"name": "sql", "created_unix_seconds": 1, "method": "lora", "rank": 2, "base": BASE}
+    manifest = Manifest.model_validate({**facts, "template": record})
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return manifest
+
+
+def test_another_template_is_not_used_until_it_is_allowed(
+    store: AdapterStore, folder: Path
+) -> None:
+    store.publish("sql", folder, _with_template(folder))
+    served = ServedBase(BASE, NF4, template_hash("the base's"))
+    catalog = StoreCatalog(store, served=served, base_modules=MODULES, allowed_roots=[])
+    version = catalog.resolve("sql").members[0].adapter
+    assert version.chat_template == "", "the base's"
+    assert version.template_note is not None
+    assert "`adapters allow-template sql@1`" in version.template_note
+    (warning,) = catalog.warnings(catalog.resolve("sql"))
+    assert warning.startswith("adapter sql@1: it was trained with the chat template sha256:")
+    assert [entry.name for entry in catalog.list()] == ["sql"], "served all the same"
+    store.allow_template(AdapterRef("sql", 1))
+    catalog.refresh()
+    version = catalog.resolve("sql").members[0].adapter
+    assert (version.chat_template, version.template_note) == ("t", None)
+    assert catalog.warnings(catalog.resolve("sql")) == ()
+
+
+def test_a_claimed_template_hash_is_not_believed(store: AdapterStore, folder: Path) -> None:
+    """A manifest in the store, of whatever age, may lie about its template; nobody renders it."""
+    here = template_hash("the base's")
+    lying = TEMPLATE.model_copy(update={"hash": here})
+    store.publish("sql", folder, _with_template(folder, lying))
+    served = ServedBase(BASE, NF4, here)
+    for opened in (store, AdapterStore(store.root)):
+        catalog = StoreCatalog(opened, served=served, base_modules=MODULES, allowed_roots=[])
+        version = catalog.resolve("sql").members[0].adapter
+        assert version.chat_template == ""
+        assert version.template_note is not None
+
+
+def test_the_bases_template_is_nobodys_own(store: AdapterStore, folder: Path) -> None:
+    store.publish("sql", folder, _with_template(folder))
+    store.import_folder("plain", write_folder(folder.parent / "plain"))
+    served = ServedBase(BASE, NF4, TEMPLATE.text_hash)
+    catalog = StoreCatalog(store, served=served, base_modules=MODULES, allowed_roots=[])
+    templates = [m.adapter.chat_template for m in catalog.resolve("sql+plain").members]
+    assert templates == ["", None]
+    assert catalog.warnings(catalog.resolve("sql")) == ()
+
+
+def test_loading_refuses_another_template_and_other_tokens(
+    store: AdapterStore, folder: Path
+) -> None:
+    golden = {"golden_messages": [{"role": "user", "content": "Hi"}], "golden_token_ids": [1]}
+    _with_template(folder, TEMPLATE.model_copy(update=golden))
+    for base, message in (
+        (BaseTemplate(template_hash("other"), lambda _: [1]), "`adapters import --allow-template`"),
+        (BaseTemplate(TEMPLATE.text_hash, lambda _: [2]), "golden tokens"),
+    ):
+        catalog = StoreCatalog(
+            store,
+            served=ServedBase(BASE),
+            base_modules=MODULES,
+            base_template=base,
+            allowed_roots=[folder],
+        )
+        with pytest.raises(InspectionError, match=message):
+            catalog.load("sql", str(folder), replace=False)
+    assert store.names() == ()
+
+
+async def test_a_permission_is_noticed(store: AdapterStore, folder: Path) -> None:
+    store.publish("sql", folder, _with_template(folder))
+    catalog = catalog_of(store)
+    watching = asyncio.create_task(catalog.watch())
+    assert catalog.resolve("sql").members[0].adapter.chat_template == ""
+    for _ in range(100):
+        # A change before the watch begins isn't one that it sees.
+        (store.root / ".templates.json").unlink(missing_ok=True)
+        store.allow_template(AdapterRef("sql", 1))
+        await asyncio.sleep(0.1)
+        if catalog.resolve("sql").members[0].adapter.chat_template == "t":
+            break
+    assert catalog.resolve("sql").members[0].adapter.chat_template == "t"
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
 
 
 def test_what_fits_or_does_not_say_gives_no_warning(store: AdapterStore, folder: Path) -> None:

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from adapters.compatibility import ServedBase
-from adapters.format.manifest import BaseLineage
+from adapters.format.manifest import BaseLineage, TemplateRecord, template_hash
 from adapters.store.store import AdapterStore
+from adapters.template_check import BaseTemplate
 from server.core.errors import AdapterUnreadableError
 from server.core.stack import AdapterVersion
 from server.engine.hosting.catalog import StoreCatalog
 from server.engine.hosting.store_keeper import StoreKeeper
 from server.engine.hosting.verified_loader import VerifiedLoader
 from tests.fakes.runner import FakeLoader
-from tests.unit.adapters.peft_folder import MODULES, write_folder
+from tests.unit.adapters.peft_folder import MODULES, manifest, write_folder
 
 SERVED = ServedBase(BaseLineage(reference="base", digest="sha256:served"))
 
@@ -54,6 +55,35 @@ def test_what_this_server_cannot_serve_is_kept(catalog: StoreCatalog) -> None:
     with pytest.raises(AdapterUnreadableError, match="isn't served"):
         VerifiedLoader(Refusing(), catalog.quarantine).load(_current(catalog))
     assert catalog.store.quarantined() == ()
+
+
+def test_an_added_template_takes_the_version_out(catalog: StoreCatalog) -> None:
+    version = _current(catalog)
+    (version.path / "chat_template.jinja").write_text("{{ injected }}")
+    with pytest.raises(AdapterUnreadableError, match=r"chat_template\.jinja was added"):
+        VerifiedLoader(FakeLoader(), catalog.quarantine).load(version)
+    assert [str(q.ref) for q in catalog.store.quarantined()] == ["sql@2"]
+
+
+def test_golden_tokens_are_made_again_at_load(catalog: StoreCatalog, tmp_path: Path) -> None:
+    record = TemplateRecord(
+        text="t",
+        hash=template_hash("t"),
+        golden_messages=[{"role": "user", "content": "Hi"}],
+        golden_token_ids=[1, 2],
+    )
+    folder = write_folder(tmp_path / "golden")
+    catalog.store.publish("golden", folder, manifest(template=record))
+    version = _current(catalog, "golden")
+    for tokens, is_served in (([1, 2], True), ([1, 3], False)):
+        base = BaseTemplate(record.hash, lambda _, tokens=tokens: tokens)
+        loader = VerifiedLoader(FakeLoader(), catalog.quarantine, base)
+        if is_served:
+            assert loader.load(version).digest == version.digest
+        else:
+            with pytest.raises(AdapterUnreadableError, match=r"golden tokens.*allow_mismatch"):
+                loader.load(version)
+    assert catalog.store.quarantined() == (), "it is sound, and for another tokenizer"
 
 
 def test_what_was_removed_is_no_damage(catalog: StoreCatalog) -> None:
