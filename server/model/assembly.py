@@ -61,7 +61,8 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AssembledModel:
-    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen.
+    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen, and
+    `quantization` is what the base is held in: that of its files where they hold 4-bit codes.
 
     `full_step_seconds` is what a step of all its tokens takes; 0 where that wasn't measured.
     """
@@ -77,6 +78,7 @@ class AssembledModel:
     base_digest: str
     base_revision: str | None
     template_hash: str | None
+    quantization: QuantizationSpec
     device: str
     backend: str
     num_blocks: int
@@ -149,7 +151,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     return_freed_memory()
     logger.info(
         "base %s on %s in %s (%s), backend %s, %s arithmetic", settings.base, device,
-        settings.quantization.scheme, dtype, way.backend,
+        base.quantization.scheme, dtype, way.backend,
         settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
     eos_ids = eos_token_ids(base.model, base.tokenizer)
@@ -181,6 +183,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         base_digest=base.resolved.digest,
         base_revision=base.resolved.revision,
         template_hash=base.template.hash if base.template.text else None,
+        quantization=base.quantization,
         device=device,
         backend=way.backend,
         num_blocks=num_blocks,
