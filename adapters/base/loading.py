@@ -159,6 +159,8 @@ def load_base(
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, BaseUnreadableError) else first_line(error)
+        if "automatic conversion" in reason:  # of which only a table would tell more
+            reason = "parts of its weights don't fit each other or config.json; fetch it again"
         raise BaseUnreadableError(f"{reference} can't be loaded: {reason}") from error
     if held != quantization:
         logger.info("base %s is held as its files are, %s, not %s", reference, held, quantization)

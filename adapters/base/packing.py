@@ -58,6 +58,8 @@ def misshapen(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], tuple[in
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)
         if isinstance(module, bitsandbytes.nn.Linear4bit):
+            if weight.quant_state is None:  # its codes are missing, which the report says
+                continue
             stored = tuple(weight.quant_state.shape)
         elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
             stored = tuple(weight.shape)
@@ -115,6 +117,10 @@ def _plain_values(module: nn.Module) -> torch.Tensor | None:
     if isinstance(module, bitsandbytes.nn.Linear4bit):
         values = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
     elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
+        if weight.SCB is None:
+            raise BaseUnreadableError(
+                "its files hold 8-bit weights without their scales (SCB); fetch it again"
+            )
         values = bitsandbytes.functional.int8_vectorwise_dequant(weight.data, weight.SCB)
     else:
         return None

@@ -14,6 +14,14 @@ from adapters.base.errors import BaseUnreadableError
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
+_BITSANDBYTES_PARTS = {
+    ".absmax": ("", ".quant_map"),
+    ".quant_map": ("", ".absmax"),
+    ".SCB": (".weight",),
+    ".weight_format": (".weight", ".SCB"),
+}
+"""The tensors that a 4-bit and an 8-bit weight are stored as: by one, those that go with it."""
+
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that transformers reads. Raises `BaseUnreadableError` where one isn't there."""
@@ -47,6 +55,11 @@ def check_weight_files(folder: Path) -> None:
     """
     files = weight_files(folder)
     names = {name for file in files for name in _names(file)}
+    if lacking := sorted(_lacking_parts(names)):
+        raise BaseUnreadableError(
+            f"its files lack {lacking[0]}, a part of quantised weights ({len(lacking)} such "
+            "parts); fetch the model again"
+        )
     for file in files:
         for name, tensor in _tensors(file):
             # Codes may be kept as the bytes of a floating-point dtype.
@@ -55,6 +68,15 @@ def check_weight_files(folder: Path) -> None:
                     f"the tensor {name} in {file.name} holds NaN or infinite values; fetch the "
                     "model again, or save it from a sound checkpoint"
                 )
+
+
+def _lacking_parts(names: set[str]) -> set[str]:
+    """What bitsandbytes' weights lack: a code goes with its scales."""
+    wanted: set[str] = set()
+    for sign, parts in _BITSANDBYTES_PARTS.items():
+        stems = {name.removesuffix(sign) for name in names if name.endswith(sign)}
+        wanted |= {stem + part for stem in stems for part in parts}
+    return wanted - names
 
 
 @contextmanager

@@ -179,3 +179,21 @@ def test_a_format_that_only_a_file_beside_the_config_tells(
     (tiny_folder(tmp_path) / file).write_text("{}")
     with pytest.raises(BaseUnreadableError, match=method):
         load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix", "said"),
+    [
+        ({"load_in_4bit": True}, "up_proj.weight.absmax", "up_proj.weight.absmax"),
+        ({"load_in_8bit": True}, "up_proj.SCB", "up_proj.SCB"),
+    ],
+)
+def test_codes_or_scales_that_a_file_lacks(
+    tmp_path: Path, options: dict[str, bool], suffix: str, said: str
+) -> None:
+    folder = requantized(tiny_folder(tmp_path / "plain"), tmp_path / "codes", **options)
+    weights = load_file(folder / "model.safetensors")
+    kept = {n: w for n, w in weights.items() if f"layers.1.mlp.{suffix}" not in n}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseUnreadableError, match=said):
+        load_base(str(folder))
