@@ -2,8 +2,8 @@
 
 `adapters.format.digest` says which function an adapter is, and doesn't see what has no part in
 that. A manifest of schema 2 lists the SHA-256 of each file beside it (`files`), and `seal` is that
-of the manifest itself. This finds what was changed, added or lost; it is no signature: whoever may write
-into a store can seal anew.
+of the manifest itself. This finds what was changed, added or lost; it is no signature: whoever may
+write into a store can seal anew.
 """
 
 import hashlib

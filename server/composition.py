@@ -106,7 +106,7 @@ def _compose(
     metrics = EngineMetrics(registry)
     if keys is not None:
         KeyMetrics(registry, keys)
-    served = _served_base(config, model)
+    served = _served_base(model)
     catalog = StoreCatalog(
         store,
         served=served,
@@ -250,8 +250,8 @@ def _model_settings(config: ServerConfig) -> ModelSettings:
     )
 
 
-def _served_base(config: ServerConfig, model: AssembledModel) -> ServedBase:
-    spec = _quantization(config)
+def _served_base(model: AssembledModel) -> ServedBase:
+    spec = model.quantization
     return ServedBase(
         BaseLineage(
             reference=model.base_reference, revision=model.base_revision, digest=model.base_digest

@@ -42,7 +42,9 @@ class ServerConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         MODEL, "auto", "Compute dtype: bfloat16 where the device has it"
     )
-    quantization: Literal["nf4", "fp4", "none"] = setting(MODEL, "nf4", "Base weight format")
+    quantization: Literal["nf4", "fp4", "none"] = setting(
+        MODEL, "nf4", "Base weight format; files that hold 4-bit codes keep theirs, unless none"
+    )
     double_quant: bool = setting(MODEL, True, "Quantise the absmax values of 4-bit blocks too")
     backend: Literal["auto", "reference", "native"] = setting(
         MODEL, "auto", "Kernels: native where they can be built, else the torch reference"

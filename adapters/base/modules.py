@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
+from adapters.base.architecture import drop_senses, empty_model
 from adapters.format.base_fit import ANY_SHAPE
 
 
@@ -82,15 +82,15 @@ def adaptable_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 def module_shapes_from_config(config: Any) -> dict[str, tuple[int, int]]:
     """`linear_modules` of the architecture in a transformers config, without any weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return linear_modules(AutoModelForCausalLM.from_config(config))
+    return linear_modules(_text_model(config))
 
 
 def adaptable_modules_from_config(config: Any) -> dict[str, tuple[int, int]]:
     """`adaptable_modules` of the architecture in a transformers config, without any weights."""
-    from transformers import AutoModelForCausalLM
+    return adaptable_modules(_text_model(config))
 
-    with torch.device("meta"):
-        return adaptable_modules(AutoModelForCausalLM.from_config(config))
+
+def _text_model(config: Any) -> nn.Module:
+    model: nn.Module = empty_model(config)
+    drop_senses(model)
+    return model

@@ -63,7 +63,8 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AssembledModel:
-    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen.
+    """The model floor, ready to run. `num_blocks` and `max_model_len` are what was chosen, and
+    `quantization` is what the base is held in: that of its files where they hold 4-bit codes.
 
     `full_step_seconds` is what a step of all its tokens takes; 0 where that wasn't measured.
     """
@@ -79,6 +80,7 @@ class AssembledModel:
     base_digest: str
     base_revision: str | None
     template: BaseTemplate
+    quantization: QuantizationSpec
     device: str
     backend: str
     num_blocks: int
@@ -151,7 +153,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     return_freed_memory()
     logger.info(
         "base %s on %s in %s (%s), backend %s, %s arithmetic", settings.base, device,
-        settings.quantization.scheme, dtype, way.backend,
+        base.quantization.scheme, dtype, way.backend,
         settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
     eos_ids = eos_token_ids(base.model, base.tokenizer)
@@ -183,6 +185,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         base_digest=base.resolved.digest,
         base_revision=base.resolved.revision,
         template=base_template(base.tokenizer, base.template),
+        quantization=base.quantization,
         device=device,
         backend=way.backend,
         num_blocks=num_blocks,

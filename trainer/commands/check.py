@@ -85,11 +85,13 @@ def _check(
     from adapters.base.modules import linear_modules
     from adapters.store.remote_store import is_remote, open_store
     from trainer.errors import ServingError
+    from trainer.methods.quantization import quantization_for
     from trainer.methods.targets import BaseGeometry, match_modules
     from trainer.prediction.run_memory import predict_run_memory
     from trainer.prediction.tables import duration_text, memory_table
     from trainer.prediction.trial import predict_seconds
     from trainer.preflight.prepare import prepare_run
+    from trainer.serving.base_check import require_servable
     from trainer.serving.serving_check import (
         base_problems,
         format_note,
@@ -99,6 +101,11 @@ def _check(
     from trainer.serving.serving_limits import ServingLimits, limits_of
 
     limits = ServingLimits() if server is None else limits_of(server, loaded.config.name, api_key)
+    if loaded.config.training_method.publishes_adapter:
+        with console.status("asking the server's code about the base"):
+            require_servable(
+                loaded.config.base, quantization_for(loaded.config), loaded.config.training.device
+            )
     ready = prepare_run(loaded, console)
     run = ready.config
     problems = serving_problems(

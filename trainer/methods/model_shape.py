@@ -43,13 +43,11 @@ class ModelShape:
 
 def shape_of(name: str, model_config: Any) -> ModelShape:
     """The shape of the model that a transformers config describes."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    from adapters.base.architecture import drop_senses, empty_model
     from adapters.base.modules import linear_modules
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
+    model = empty_model(model_config)
+    drop_senses(model)
     linears = linear_modules(model)
     total = sum(int(parameter.numel()) for parameter in model.parameters())
     text = model_config.get_text_config()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from adapters.base.architecture import base_config, model_class
 from adapters.base.dense import make_dense
 from adapters.base.loading import LoadedBase, load_base
 from adapters.base.quantization import QuantizationSpec
@@ -97,9 +98,7 @@ def _reloaded(
     """Logits of the written folder, computed in float32, with its linears in 4 bits or as is."""
     if spec is not None:
         return _logits(load_base(str(folder), spec, dtype=torch.float32).model, prompts)
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    model = model_class(base_config(folder)).from_pretrained(str(folder), dtype=torch.float32)
     return _logits(model.eval(), prompts)
 
 

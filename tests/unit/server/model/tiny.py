@@ -9,8 +9,18 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from loadtests.fixtures.tiny_engine import BLOCK_SIZE, WINDOW, TinyEngine, greedy
+from tests.unit.adapters.base.tiny_base import save_tokenizer
 
-__all__ = ["BLOCK_SIZE", "CONFIGS", "WINDOW", "TinyEngine", "greedy", "make_adapter", "tiny_model"]
+__all__ = [
+    "BLOCK_SIZE",
+    "CONFIGS",
+    "WINDOW",
+    "TinyEngine",
+    "greedy",
+    "make_adapter",
+    "recurrent_folder",
+    "tiny_model",
+]
 
 VOCABULARY = 256
 
@@ -100,3 +110,15 @@ def make_adapter(model: Any, folder: Path, *, rank: int, seed: int, **options: A
             parameter.data.normal_(0, 0.05)
     peft_model.save_pretrained(folder)
     return peft_model.eval()
+
+
+def recurrent_folder(path: Path) -> Path:
+    """A base on disk that can be trained and not served: its layers keep a sequence's state."""
+    save_tokenizer(path)
+    torch.manual_seed(0)
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=1, lru_width=64, attention_window_size=16,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
