@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from server.api.access.route_table import ROUTES
 from server.api.errors import DrainingError
 
-_ALWAYS_OPEN = ("/health/live", "/metrics", "/version")
+_ALWAYS_OPEN = frozenset(route.path for route in ROUTES if route.is_always_open)
 
 
 class Drain:

@@ -14,6 +14,7 @@ from adapters.base.loading import load_base
 from adapters.base.quantization import UNQUANTIZED
 from tests.unit.trainer.methods.runs import attach, config, loaded, logits
 from trainer.data.labels import LabelledRow
+from trainer.tuning import qera
 from trainer.tuning.corda import corda_factors, input_covariances
 from trainer.tuning.qera import grouped, output_error_factors
 from trainer.tuning.starting_point import (
@@ -22,7 +23,6 @@ from trainer.tuning.starting_point import (
     difference_factors,
     residual_factors,
 )
-from trainer.tuning import qera
 
 
 class OneLinear(nn.Module):
