@@ -50,11 +50,6 @@ class Route:
     rate_cost: int = 0
     is_always_open: bool = False
 
-    @property
-    def is_generating(self) -> bool:
-        """Whether the answer is generated text, whole or as events."""
-        return _EVENTS in self.answers
-
     @cached_property
     def pattern(self) -> Pattern[str]:
         """What the paths of this route match."""

@@ -55,13 +55,13 @@ class ResponseFormat:
     def delta(self, delta: GenerationDelta) -> bytes:
         pieces: list[Piece] = []
         if self._parser is None:
-            if delta.text or delta.logprobs:
+            if delta.text or delta.scores.drawn:
                 pieces.append(ContentPiece(delta.text))
         else:
             pieces += self._parser.push(delta.text) if delta.text else ()
             if delta.finish_reason is not None:
                 pieces += self._parser.finish()
-        entries: Sequence[TokenLogprobs] = delta.logprobs
+        entries: Sequence[TokenLogprobs] = delta.scores.drawn
         for piece in pieces:
             self._add(piece, entries)
             entries = ()  # the first piece carries them all
@@ -88,9 +88,7 @@ class ResponseFormat:
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> Json:
         choice = choices[0]
-        self.delta(
-            GenerationDelta(0, choice.text, 0, choice.finish_reason, logprobs=choice.logprobs)
-        )
+        self.delta(GenerationDelta(0, choice.text, 0, choice.finish_reason, scores=choice.scores))
         return self._response("incomplete" if self._is_cut else "completed", usage)
 
     @property

@@ -7,6 +7,7 @@ from server.api.requests.side_work import SideWork
 from server.core.errors import RequestError
 from server.core.grammar import CompiledGrammar, GrammarCompiler, GrammarSpec
 from server.core.logit_rules import NO_RULES, LogitRules
+from server.core.logprobs import ScoresAsked
 from server.core.model_info import ModelInfo
 from server.core.ports import ChatTokenizer
 from server.core.request import SamplingParams
@@ -32,8 +33,7 @@ class SamplingFactory:
         max_tokens: int,
         *,
         shape: GrammarSpec | None = None,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
+        scores: ScoresAsked = ScoresAsked(),  # noqa: B008 - frozen
         shows_special_tokens: bool = False,
     ) -> SamplingParams:
         """How the tokens of this request are drawn.
@@ -65,8 +65,8 @@ class SamplingFactory:
             min_tokens=body.min_tokens,
             seed=body.seed,
             ignore_eos=body.ignore_eos,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
+            logprobs=scores.drawn,
+            prompt_logprobs=scores.prompt,
             rules=await self._shared_rules(body),
             grammar=None if shape is None else await self.compiled(shape),
         )

@@ -16,6 +16,7 @@ from server.api.requests.structured_output import (
     chosen_shape,
 )
 from server.core.grammar import GrammarSpec
+from server.core.logprobs import ScoresAsked
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1000
@@ -131,6 +132,19 @@ class GenerationBody(RequestBody):
     def counts_along(self) -> bool:
         """Whether every chunk of the stream is to carry the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def shows_prompt_scores(self) -> bool:
+        """Whether the answer has vLLM's log probabilities of the prompt."""
+        return self.prompt_logprobs is not None
+
+    def scores_asked(self, drawn: int | None, *, echoed: int | None = None) -> ScoresAsked:
+        """`drawn` alternatives for each generated token, and what the prompt's need.
+
+        `echoed` is what an echo of the prompt shows of its tokens.
+        """
+        given = [count for count in (self.prompt_logprobs, echoed) if count is not None]
+        return ScoresAsked(drawn, max(given, default=None))
 
     @property
     def shape(self) -> GrammarSpec | None:
