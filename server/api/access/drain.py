@@ -24,10 +24,6 @@ class Drain:
         self._empty.set()
 
     @property
-    def is_draining(self) -> bool:
-        return self._is_draining
-
-    @property
     def num_inside(self) -> int:
         return self._num_inside
 

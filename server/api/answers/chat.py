@@ -62,7 +62,7 @@ class ChatFormat(ChunkedFormat):
         if self._make_parser is not None:
             written = self._parsed(delta)
         elif delta.text or delta.scores.drawn:
-            content = f'"delta":{{"content":{as_json(delta.text)}}}{self._told(delta)}'
+            content = f'"delta":{{"content":{as_json(delta.text)}}}{self._logprobs_member(delta)}'
             written = self._chunks.chunk(delta.choice, content)
         else:
             written = ""
@@ -105,7 +105,7 @@ class ChatFormat(ChunkedFormat):
             reason=self._reason(index, choice.finish_reason),
         )
 
-    def _told(self, delta: GenerationDelta) -> str:
+    def _logprobs_member(self, delta: GenerationDelta) -> str:
         """The member that carries a delta's log probabilities."""
         if self._logprobs is None:
             return ""
@@ -124,7 +124,7 @@ class ChatFormat(ChunkedFormat):
         contents = [self._piece(delta.choice, piece) for piece in pieces]
         if delta.scores.drawn and not contents:
             contents = [{}]
-        chunks, told = [], self._told(delta)
+        chunks, told = [], self._logprobs_member(delta)
         for content in contents:
             chunks.append(self._chunks.chunk(delta.choice, f'"delta":{as_json(content)}{told}'))
             told = ""  # the first chunk carries them all

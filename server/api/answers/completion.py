@@ -66,7 +66,7 @@ class CompletionFormat(ChunkedFormat):
             self._chunks.count(delta.num_tokens)
         written = self._echoed(delta) if self._echoes and self._logprobs is not None else ""
         if delta.text or delta.scores.drawn:
-            content = f'"text":{as_json(delta.text)}{self._told(delta)}'
+            content = f'"text":{as_json(delta.text)}{self._logprobs_member(delta)}'
             written += self._chunks.chunk(delta.choice, content)
         if delta.finish_reason is not None:
             written += self._chunks.finish(
@@ -97,7 +97,7 @@ class CompletionFormat(ChunkedFormat):
     def _begin(self, prompt: CompletionPrompt) -> int:
         return len(prompt.text) if self._echoes else 0
 
-    def _told(self, delta: GenerationDelta) -> str:
+    def _logprobs_member(self, delta: GenerationDelta) -> str:
         if self._logprobs is None:
             return ""
         begin = self._begin(self._prompt(delta.choice))

@@ -9,7 +9,7 @@ from server.api.answers.chat import ChatFormat
 from server.api.answers.completion import CompletionFormat, CompletionPrompt
 from server.api.answers.format import StreamReport
 from server.api.answers.logprobs import LogprobObjects
-from server.api.answers.responses_api import ResponseFormat
+from server.api.answers.responses_api import ResponsesFormat
 from server.api.generation.answering import (
     Answering,
     Job,
@@ -91,7 +91,7 @@ class Serving:
         work, conversation = await while_connected(
             self._chat_work(chat, served, head.answer_id), request
         )
-        answer = ResponseFormat(
+        answer = ResponsesFormat(
             head, body, logprobs=self._logprobs, make_parser=conversation.make_parser
         )
         return await self._answering.answer(

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from server.api.requests import unsupported
 from server.api.requests.chat_and_completion import ConversationBody
-from server.api.requests.generation import TokenId
+from server.api.requests.generation import ModelName, TokenId
 from server.api.requests.messages import MAX_MESSAGES, Message
 from server.api.requests.model import NULL, RequestBody, refuse
 
@@ -30,7 +30,7 @@ class TokenizeBody(ConversationBody):
         },
     )
 
-    model: str | None = Field(None, min_length=1, max_length=4096)
+    model: ModelName | None = None
     prompt: str | None = None
     messages: list[Message] = Field([], max_length=MAX_MESSAGES)
     add_special_tokens: bool | None = None
@@ -46,5 +46,5 @@ class TokenizeBody(ConversationBody):
 class DetokenizeBody(RequestBody):
     """`POST /detokenize`."""
 
-    model: str | None = Field(None, min_length=1, max_length=4096)
+    model: ModelName | None = None
     tokens: list[TokenId]

@@ -60,7 +60,7 @@ class _TokenRoutes:
         self._prompts.check_count(len(body.tokens), "tokens")
         self._count(len(body.tokens))
         tokens = tuple(body.tokens)
-        self._prompts.check_ids(tokens, "tokens")
+        self._info.check_token_ids(tokens, "tokens")
         text = self._tokenizer.decode(tokens, skips_special_tokens=False)
         return JSONResponse({"prompt": text})
 
