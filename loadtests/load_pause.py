@@ -7,7 +7,6 @@ what any new neighbour costs), then for one that has to come from disk. For each
 between two tokens of the eight streams during that request is printed against their median gap.
 """
 
-import argparse
 import asyncio
 import itertools
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from loadtests.fixtures.adapters_factory import fill_store
 from loadtests.harness.closed_loop import AnswerShape, chat_body
+from loadtests.harness.command import add_base, command_parser
 from loadtests.harness.http_client import (
     HttpClientError,
     HttpConnection,
@@ -157,9 +157,8 @@ async def run(base: str, rank: int, num_loads: int, num_tokens: int, scratch: Pa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run. Returns the exit status: 1 when a stream failed."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.load_pause", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--base", default="embedded:smollm2-135m-instruct", metavar="REF")
+    parser = command_parser("load_pause", __doc__ or "")
+    add_base(parser)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--loads", type=int, default=4, help="adapters that arrive (%(default)s)")
     parser.add_argument("--tokens", type=int, default=256, help="per stream (%(default)s)")

@@ -13,8 +13,9 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loadtests.fixtures.chat_rows import mean_row_tokens, write_chat_rows
 from loadtests.harness.command import Report, add_base, make_parser, run_command
@@ -28,25 +29,34 @@ from loadtests.harness.training_turns import (
 OURS, STOCK, UNCHECKED = "ours (packed)", "TRL, stock", "TRL, no checkpointing"
 
 
-def specs_for(arguments: argparse.Namespace, rows: Path, folder: Path) -> list[SideSpec]:
-    """The sides of this measurement over `rows`, with their files under `folder`."""
-    num_steps = arguments.steps + 2
+SIDES: Mapping[str, Mapping[str, Any]] = {
+    OURS: {"kind": "ours", "folder": "ours", "packing": True},
+    STOCK: {"kind": "trl", "folder": "stock", "checkpointing": True},
+    UNCHECKED: {"kind": "trl", "folder": "unchecked"},
+}
+
+
+def specs_for(
+    sides: Mapping[str, Mapping[str, Any]], arguments: argparse.Namespace, rows: Path, folder: Path
+) -> list[SideSpec]:
+    """The sides of a measurement over `rows`: what each has of its own, by name.
+
+    Their own `folder` is under `folder`.
+    """
+    row_tokens = mean_row_tokens(rows, arguments.base)
     common = {
         "base": arguments.base, "rows": str(rows), "step_rows": arguments.step_rows,
-        "num_steps": num_steps, "rank": arguments.rank, "seed": arguments.seed,
-        "step_tokens": math.ceil(arguments.step_rows * arguments.row_tokens),
+        "num_steps": arguments.steps + 2, "rank": arguments.rank, "seed": arguments.seed,
+        "step_tokens": math.ceil(arguments.step_rows * row_tokens),
     }  # fmt: skip
     return [
-        SideSpec(name=OURS, kind="ours", folder=str(folder / "ours"), packing=True, **common),
-        SideSpec(
-            name=STOCK, kind="trl", folder=str(folder / "stock"), checkpointing=True, **common
-        ),
-        SideSpec(name=UNCHECKED, kind="trl", folder=str(folder / "unchecked"), **common),
+        SideSpec(name=name, **{**common, **own, "folder": str(folder / own["folder"])})
+        for name, own in sides.items()
     ]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What both training measurements can be told; `measure` adds `row_tokens`."""
+    """What both training measurements can be told."""
     add_base(parser)
     parser.add_argument("--steps", type=int, default=10, help="counted steps a side (%(default)s)")
     parser.add_argument("--rows", type=int, default=256, help="rows in the data (%(default)s)")
@@ -55,17 +65,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def measure(arguments: argparse.Namespace) -> Report:
-    """Train all sides in turns and print their table."""
+def measure_sides(
+    arguments: argparse.Namespace, sides: Mapping[str, Mapping[str, Any]], reference: str
+) -> Report:
+    """Train all sides in turns and print their table, beside the side called `reference`."""
     with tempfile.TemporaryDirectory(prefix="training-") as name:
         folder = Path(name)
         if arguments.quick:
             make_quick(arguments, folder)
         rows = folder / "train.jsonl"
         write_chat_rows(rows, arguments.rows, arguments.seed)
-        arguments.row_tokens = mean_row_tokens(rows, arguments.base)
-        results = train_in_turns(specs_for(arguments, rows, folder), arguments.steps)
-    print("\n" + format_results(results, STOCK))
+        results = train_in_turns(specs_for(sides, arguments, rows, folder), arguments.steps)
+    print("\n" + format_results(results, reference))
     return report(results)
 
 
@@ -91,11 +102,23 @@ def report(results: Sequence[SideResult]) -> Report:
     }
 
 
+def run_training(
+    name: str,
+    description: str,
+    argv: Sequence[str] | None,
+    sides: Mapping[str, Mapping[str, Any]],
+    reference: str,
+) -> int:
+    """The command `name`, which trains `sides`. Exit status 0, or 1 when a side failed."""
+    parser = make_parser(name, description, quick="a tiny base, three steps")
+    add_options(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(name, argv, arguments, lambda told: measure_sides(told, sides, reference))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 when a side failed."""
-    parser = make_parser("training", __doc__ or "", quick="a tiny base, three steps")
-    add_options(parser)
-    return run_command("training", argv, parser.parse_args(argv), measure)
+    return run_training("training", __doc__ or "", argv, SIDES, STOCK)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A name is `base_model.model.MODULE.PART`; PART says the role. Prompt methods sav
 `prompt_embeddings`, whose encoder PEFT has already applied.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -79,11 +78,3 @@ def parse_tensor_key(key: str) -> TensorKey | None:
             is_module = is_module and module.isprintable()
             return TensorKey(module, role) if is_module else None
     return None
-
-
-def by_module(keys: Iterable[TensorKey]) -> dict[str, set[TensorRole]]:
-    """The roles that each module has."""
-    roles: dict[str, set[TensorRole]] = {}
-    for key in keys:
-        roles.setdefault(key.module, set()).add(key.role)
-    return roles

@@ -23,13 +23,18 @@ class MeasurementError(Exception):
     """This measurement can't be made here or came to nothing; the message says why."""
 
 
-def make_parser(name: str, description: str, *, quick: str) -> argparse.ArgumentParser:
-    """A parser with `--quick` (explained by `quick`) and `--json`."""
-    parser = argparse.ArgumentParser(
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m loadtests.NAME`, without options."""
+    return argparse.ArgumentParser(
         prog=f"python -m loadtests.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def make_parser(name: str, description: str, *, quick: str) -> argparse.ArgumentParser:
+    """A parser with `--quick` (explained by `quick`) and `--json`."""
+    parser = command_parser(name, description)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
     return parser

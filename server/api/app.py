@@ -23,7 +23,13 @@ from server.api.access.guarded_engine import GuardedEngine
 from server.api.access.guarded_grammars import GuardedGrammars
 from server.api.access.keys import KeyRing
 from server.api.access.rate_limits import RateLimits
-from server.api.access.rights import allowed_methods
+from server.api.access.route_table import (
+    CHAT,
+    COMPLETIONS,
+    DOCUMENT,
+    RESPONSES,
+    allowed_methods,
+)
 from server.api.errors import (
     MethodNotAllowedError,
     UnknownUrlError,
@@ -130,9 +136,9 @@ def create_app(
         engine, catalog, tokenizer, grammars, info=info, settings=settings, prompts=prompts,
         side=side,
     )  # fmt: skip
-    app.add_api_route("/v1/chat/completions", serving.chat, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/completions", serving.complete, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/responses", serving.respond, methods=["POST"], response_model=None)
+    CHAT.on(app.router)(serving.chat)
+    COMPLETIONS.on(app.router)(serving.complete)
+    RESPONSES.on(app.router)(serving.respond)
     app.include_router(token_routes(tokenizer, catalog, info, settings, prompts, counted))
     app.include_router(model_routes(info, catalog, current))
     app.include_router(limit_routes(info, limits))
@@ -140,13 +146,13 @@ def create_app(
     guarded = GuardedAdministration(administration, current)
     app.include_router(administration_routes(guarded, info, settings))
 
+    @DOCUMENT.on(app.router)
     async def show_document() -> Response:
         # Open to everybody: where there are keys, nobody's names are nothing.
         adapters = [entry.name for entry in catalog.list()]
         base = [info.base_id] if current.get().may_use_base else []
         return JSONResponse(with_examples(document, [*base, *adapters], adapters, info.vocab_size))
 
-    app.add_api_route("/openapi.json", show_document, methods=["GET"], response_model=None)
     app.include_router(
         operation_routes(
             engine,

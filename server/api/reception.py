@@ -1,5 +1,7 @@
 """What answers at the port from the first moment on, before there is a model to serve."""
 
+from collections.abc import Callable, Mapping
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.datastructures import Headers
@@ -12,8 +14,15 @@ from server.api.access.drain import Drain
 from server.api.access.guard import BodyBytes, Door, GuardMiddleware
 from server.api.access.keys import KeyRing
 from server.api.access.rate_limits import RateLimits
-from server.api.access.rights import allowed_methods, path_template
-from server.api.app import VERSION
+from server.api.access.route_table import (
+    LIVE,
+    METRICS,
+    VERSION,
+    Route,
+    allowed_methods,
+    route_for,
+)
+from server.api.app import VERSION as SERVER_VERSION
 from server.api.errors import (
     MethodNotAllowedError,
     NotReadyError,
@@ -74,6 +83,11 @@ class _WaitingRoom:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._always_open: Mapping[Route, Callable[[Scope], Response]] = {
+            LIVE: _live,
+            VERSION: _version,
+            METRICS: self._metrics,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope["type"]
@@ -85,18 +99,25 @@ class _WaitingRoom:
 
     def _answer(self, scope: Scope) -> Response:
         method, path = scope["method"], scope["path"]
-        match method, path:
-            case "GET", "/health/live":
-                return JSONResponse({"status": "live"})
-            case "GET", "/version":
-                return JSONResponse({"version": VERSION})
-            case "GET", "/metrics":
-                encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
-                return Response(encode(self._registry), headers={"content-type": content_type})
-        if path_template(method, path) is None:
+        route = route_for(method, path)
+        if route is None:
             if allowed := ", ".join(allowed_methods(path)):
                 raise MethodNotAllowedError(
                     f"{path} doesn't take {method}; it takes {allowed}", allowed
                 )
             raise UnknownUrlError(f"Unknown request URL: {method} {path}")
-        raise NotReadyError("the server is loading its model; try again in a moment")
+        if not route.is_always_open:
+            raise NotReadyError("the server is loading its model; try again in a moment")
+        return self._always_open[route](scope)
+
+    def _metrics(self, scope: Scope) -> Response:
+        encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
+        return Response(encode(self._registry), headers={"content-type": content_type})
+
+
+def _live(_: Scope) -> Response:
+    return JSONResponse({"status": "live"})
+
+
+def _version(_: Scope) -> Response:
+    return JSONResponse({"version": SERVER_VERSION})

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from server.core.grammar import TokenMatcher
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import Scores
 from server.core.request import SamplingParams
 
 
@@ -94,9 +94,9 @@ class StepOutput:
     `failed` names sequences whose row could not be computed (NaN logits) and why; the others stand.
     `refused` names those whose own grammar can't be followed further, and why.
     `exhausted` sequences have no token left that all their rules allow: they end without one.
-    `completed` sequences have come to the end of their grammar with this token. `logprobs` are the
-    drawn tokens' and `prompt_logprobs` those of the row's prompt tokens, from its second on, where
-    they were asked for. `model_seconds` is the part of the step that the model's forward took.
+    `completed` sequences have come to the end of their grammar with this token. `scores` are the
+    drawn token's and those of the row's prompt tokens, from its second on, where they were asked
+    for. `model_seconds` is the part of the step that the model's forward took.
     """
 
     token_ids: dict[int, int]
@@ -105,5 +105,4 @@ class StepOutput:
     refused: dict[int, str] = field(default_factory=dict)
     exhausted: frozenset[int] = frozenset()
     completed: frozenset[int] = frozenset()
-    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
-    prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    scores: dict[int, Scores] = field(default_factory=dict)

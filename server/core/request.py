@@ -5,7 +5,7 @@ from enum import Enum
 
 from server.core.grammar import CompiledGrammar
 from server.core.logit_rules import LogitRules
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores
 from server.core.stack import BASE_STACK, AdapterStack
 
 
@@ -114,9 +114,9 @@ class GenerationDelta:
     `text` never splits a UTF-8 character nor a stop string, so it may be empty while tokens are
     held back. `num_tokens` counts the tokens this delta stands for. `finish_reason` is set on the
     last delta of the choice, and only there. `error` is set with `ERROR` and `REFUSED`.
-    `stop_reason` is the stop string or stop token that ended the choice. `logprobs` are those of
-    the tokens whose text begins in `text`, when they were asked for; `prompt_logprobs` are the next
-    prompt positions' (the first token of a prompt has none).
+    `stop_reason` is the stop string or stop token that ended the choice. `scores` are those
+    of the tokens whose text begins in `text` and of the next prompt positions, when they were asked
+    for.
     `beginning` comes once, with the choice's first delta.
     """
 
@@ -126,6 +126,5 @@ class GenerationDelta:
     finish_reason: FinishReason | None = None
     error: str | None = None
     stop_reason: str | int | None = None
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: Scores = NO_SCORES
     beginning: Beginning | None = None

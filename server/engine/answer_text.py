@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, replace
 
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores, TokenLogprobs
 from server.core.ports import TokenStream
 from server.core.request import FinishReason, SamplingParams
 from server.engine.stop import StopMatcher
@@ -12,15 +12,16 @@ from server.scheduling.plan import SequenceUpdate
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Text that is safe to send, with the log probabilities of the tokens that begin in it.
+    """Text that is safe to send, with the scores of the tokens that begin in it.
 
-    `finish_reason` is the update's own, or STOP when a stop string was reached.
+    The prompt's scores are the update's own; so is `finish_reason`, unless a stop string was
+    reached: STOP.
     """
 
     text: str
     finish_reason: FinishReason | None
     stop_reason: str | int | None = None
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: Scores = NO_SCORES
 
 
 class AnswerText:
@@ -44,7 +45,7 @@ class AnswerText:
     def push(self, update: SequenceUpdate) -> TextPiece:
         """The piece that one update of the scheduler makes."""
         if self._is_plain and update.finish_reason is None and update.token_id is not None:
-            return TextPiece(self._stream.push(update.token_id), None)
+            return TextPiece(self._stream.push(update.token_id), None, scores=update.scores)
         reason, text, is_stopped = update.finish_reason, "", False
         stop_reason: str | int | None = None
         if update.token_id is not None:
@@ -52,7 +53,7 @@ class AnswerText:
             if update.token_id in self._sampling.stop_token_ids and update.is_end_token:
                 stop_reason = update.token_id
             if not update.is_end_token or self._shows(update.token_id):
-                text, is_stopped = self._push_token(update.token_id, update.logprobs)
+                text, is_stopped = self._push_token(update.token_id, update.scores)
         if reason is not None and not is_stopped:
             held = self._stream.flush()
             self._num_chars_in += len(held)
@@ -62,17 +63,18 @@ class AnswerText:
             reason, stop_reason = FinishReason.STOP, self._stop.matched
         if not self._waiting:
             self._num_chars_out += len(text)
-            return TextPiece(text, reason, stop_reason)
+            return TextPiece(text, reason, stop_reason, Scores(prompt=update.scores.prompt))
         is_whole = reason is not None and not is_stopped
-        return TextPiece(text, reason, stop_reason, self._released(len(text), is_whole=is_whole))
+        released = self._released(len(text), is_whole=is_whole)
+        return TextPiece(text, reason, stop_reason, Scores(released, update.scores.prompt))
 
     def _shows(self, end_token_id: int) -> bool:
         return self._sampling.includes_stop and end_token_id in self._sampling.stop_token_ids
 
-    def _push_token(self, token_id: int, logprobs: TokenLogprobs | None) -> tuple[str, bool]:
+    def _push_token(self, token_id: int, scores: Scores) -> tuple[str, bool]:
         piece = self._stream.push(token_id)
-        if logprobs is not None:
-            self._waiting.append(replace(logprobs, offset=self._num_chars_in))
+        for entry in scores.drawn:
+            self._waiting.append(replace(entry, offset=self._num_chars_in))
         self._num_chars_in += len(piece)
         if self._num_tokens <= self._sampling.min_tokens:
             return piece, False

@@ -367,8 +367,7 @@ class Engine:
             piece.finish_reason,
             update.error,
             piece.stop_reason,
-            piece.logprobs,
-            update.prompt_logprobs,
+            piece.scores,
             beginning=update.beginning,
         )
 

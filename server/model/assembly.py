@@ -102,9 +102,11 @@ class _Parts:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A way through the model, its name for the log and metrics, and the weights it keeps, also
-    as the loader of adapters reads them."""
+class _Execution:
+    """What executes a step: the model, its backend's name for log and metrics, its weights.
+
+    `facts` and `weights` are for the loader of adapters.
+    """
 
     model: StepModel
     backend: str
@@ -144,32 +146,32 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     bank = AdapterBank(layout, settings.num_adapter_pages, dtype=dtype, device=device)
     parts = _Parts(base, generic, cache, bank, max_model_len)
     if library is None:
-        way = _generic_way(parts, backend, settings, device)
+        execution = _modules_forward(parts, backend, settings, device)
     elif is_native_architecture(base.model.config) and not generic.keeps_states:
-        way = _native_way(parts, library, settings)
+        execution = _native_forward(parts, library, settings)
     else:
-        way = _generic_way_on_native_kernels(parts, library, settings)
+        execution = _modules_on_native_kernels(parts, library, settings)
     gc.collect()  # a model whose weights were packed is garbage with reference cycles
     return_freed_memory()
     logger.info(
         "base %s on %s in %s (%s), backend %s, %s arithmetic", settings.base, device,
-        base.quantization.scheme, dtype, way.backend,
+        base.quantization.scheme, dtype, execution.backend,
         settings.arithmetic if settings.arithmetic == "int8" else dtype,
     )  # fmt: skip
     eos_ids = eos_token_ids(base.model, base.tokenizer)
     token_table = grammar_tokenizer(base.tokenizer, vocab_size=vocab_size, eos_token_ids=eos_ids)
     runner = TorchRunner(
-        way.model,
+        execution.model,
         cache,
         bank,
-        weight_bytes=way.weight_bytes,
+        weight_bytes=execution.weight_bytes,
         device=device,
         num_drawable=min(vocab_size, num_named_ids(base.tokenizer)),
     )
     return AssembledModel(
         runner=runner,
         loader=PagedAdapterLoader(
-            layout, dtype, way.facts, way.weights, pin_memory=device.startswith("cuda")
+            layout, dtype, execution.facts, execution.weights, pin_memory=device.startswith("cuda")
         ),
         tokenizer=TransformersTokenizer(
             base.tokenizer,
@@ -187,7 +189,7 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
         template=base_template(base.tokenizer, base.template),
         quantization=base.quantization,
         device=device,
-        backend=way.backend,
+        backend=execution.backend,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
@@ -202,9 +204,9 @@ def assemble_model(settings: ModelSettings) -> AssembledModel:
     )
 
 
-def _generic_way(
+def _modules_forward(
     parts: _Parts, backend: KernelBackend, settings: ModelSettings, device: str
-) -> _Way:
+) -> _Execution:
     """transformers' modules over torch or Triton kernels; decode in CUDA graphs where it can be."""
     parts.generic.install_adapters(parts.bank)
     model: StepModel = parts.generic
@@ -220,10 +222,10 @@ def _generic_way(
         graphs.capture()
         model = graphs
     generic = parts.generic
-    return _Way(model, backend.name, model_bytes(parts.base), generic.facts, generic.weights)
+    return _Execution(model, backend.name, model_bytes(parts.base), generic.facts, generic.weights)
 
 
-def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) -> _Way:
+def _native_forward(parts: _Parts, library: NativeLibrary, settings: ModelSettings) -> _Execution:
     """The whole step as one native call."""
     native = NativeModel(
         library,
@@ -236,12 +238,12 @@ def _native_way(parts: _Parts, library: NativeLibrary, settings: ModelSettings) 
         head_format=settings.head_format,
         arithmetic=settings.arithmetic,
     )
-    return _Way(native, "native", native.weight_bytes, native.facts, native.weights)
+    return _Execution(native, "native", native.weight_bytes, native.facts, native.weights)
 
 
-def _generic_way_on_native_kernels(
+def _modules_on_native_kernels(
     parts: _Parts, library: NativeLibrary, settings: ModelSettings
-) -> _Way:
+) -> _Execution:
     """transformers' modules with native linears, adapter work and attention."""
     layout = parts.bank.layout
     ops, bank = NativeOps(library), native_bank(parts.bank)
@@ -249,7 +251,7 @@ def _generic_way_on_native_kernels(
     parts.generic.install_adapters(parts.bank, backend)
     packed = sum(m.size_bytes for m in parts.base.model.modules() if isinstance(m, NativeLinear))
     generic, num_bytes = parts.generic, model_bytes(parts.base) + packed
-    return _Way(generic, backend.name, num_bytes, generic.facts, generic.weights)
+    return _Execution(generic, backend.name, num_bytes, generic.facts, generic.weights)
 
 
 def _native_library(settings: ModelSettings, device: str) -> NativeLibrary | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.core.batch import ScheduledBatch
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores
 from server.core.request import Beginning, FinishReason
 
 
@@ -36,6 +36,5 @@ class SequenceUpdate:
     finish_reason: FinishReason | None = None
     error: str | None = None
     is_end_token: bool = False
-    logprobs: TokenLogprobs | None = None
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: Scores = NO_SCORES
     beginning: Beginning | None = None

@@ -6,7 +6,7 @@ from enum import Enum
 
 from server.core.batch import PrefixFill, ScheduledRow, StepOutput, WorkItem
 from server.core.grammar import TokenMatcher
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores
 from server.core.request import FinishReason, SamplingParams
 from server.core.stack import AdapterStack
 from server.core.traits import AdapterTraits
@@ -205,12 +205,12 @@ class Sequence:
 
         An update with a finish reason ends the sequence, which is the scheduler's to do.
         """
-        scores = self._new_scores(row.start, output.prompt_logprobs.get(self.sequence_id, ()))
+        scores = self._new_scores(row.start, output.scores.get(self.sequence_id, NO_SCORES))
         if not row.samples:
-            update = SequenceUpdate(self.sequence_id, None, prompt_logprobs=scores)
+            update = SequenceUpdate(self.sequence_id, None, scores=scores)
             return update if scores else None
         if self.sequence_id in output.exhausted:
-            return SequenceUpdate(self.sequence_id, None, FinishReason.STOP, prompt_logprobs=scores)
+            return SequenceUpdate(self.sequence_id, None, FinishReason.STOP, scores=scores)
         token_id = output.token_ids[self.sequence_id]
         self.token_ids.append(token_id)
         is_end_token = token_id in self.sampling.stop_token_ids or (
@@ -226,19 +226,18 @@ class Sequence:
             token_id,
             reason,
             is_end_token=is_end_token,
-            logprobs=output.logprobs.get(self.sequence_id),
-            prompt_logprobs=scores,
+            scores=scores,
         )
 
-    def _new_scores(
-        self, start: int, scores: tuple[TokenLogprobs, ...]
-    ) -> tuple[TokenLogprobs, ...]:
+    def _new_scores(self, start: int, scores: Scores) -> Scores:
         """What is new of the scores of a row from `start`: preemption computes some twice."""
+        if not scores.prompt:
+            return scores
         # The first real token has none, whatever stands before it.
         first = max(0, start - self.num_virtual)
-        new = scores[max(0, self.num_scored - first) :]
+        new = scores.prompt[max(0, self.num_scored - first) :]
         self.num_scored += len(new)
-        return new
+        return Scores(scores.drawn, new)
 
     @property
     def wants_scores(self) -> bool:

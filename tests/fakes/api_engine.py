@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores, TokenLogprobs
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 from server.engine.answer_text import AnswerText
 from server.scheduling.plan import SequenceUpdate
@@ -95,25 +95,26 @@ class FakeEngine:
             scores = [
                 made_up(token, sampling.prompt_logprobs) for token in request.prompt_token_ids
             ]
-            yield GenerationDelta(choice, "", 0, prompt_logprobs=tuple(scores[1:]))
+            yield GenerationDelta(choice, "", 0, scores=Scores(prompt=tuple(scores[1:])))
         text = AnswerText(tokenizer.stream(), sampling)
         tokens = (*tokenizer.encode(self._answer(request, choice)), END_OF_TURN)
         limit = sampling.max_tokens
         for count, token in enumerate(tokens[:limit], 1):
             is_end = token == END_OF_TURN or token in sampling.stop_token_ids
             reason = FinishReason.LENGTH if count == limit else None
-            told = made_up(token, sampling.logprobs) if sampling.logprobs is not None else None
+            is_scored = sampling.logprobs is not None
+            told = Scores((made_up(token, sampling.logprobs or 0),)) if is_scored else NO_SCORES
             piece = text.push(
                 SequenceUpdate(
                     choice,
                     token,
                     FinishReason.STOP if is_end else reason,
                     is_end_token=is_end,
-                    logprobs=told,
+                    scores=told,
                 )
             )
             yield GenerationDelta(
-                choice, piece.text, 1, piece.finish_reason, None, piece.stop_reason, piece.logprobs
+                choice, piece.text, 1, piece.finish_reason, None, piece.stop_reason, piece.scores
             )
             if piece.finish_reason is not None:
                 return

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.config import DataSection
 from trainer.data.cleaning.clean_rows import CleanRows, RenamedRows
@@ -15,6 +16,8 @@ from trainer.data.labels import ConversationLabeller
 from trainer.data.row_task import SupervisedRows
 from trainer.errors import DataError
 from trainer.metrics.language import detect_language
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class HeldOut:
         return [example.conversation.answer for example in self.asked]
 
 
-def evenly_spread(rows: Sequence[Example], count: int) -> list[Example]:
+def evenly_spread(rows: Sequence[_Row], count: int) -> list[_Row]:
     """At most `count` of the rows, from the first to near the last."""
     count = min(count, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
@@ -78,10 +81,9 @@ def read_held_out(
     conversations = [row.conversation for _, row in rows]
     if not conversations:
         raise DataError(f"no row of {path} is left to evaluate on")
-    count = min(max_rows, len(conversations))
     examples = []
-    for index in range(count):
-        labelled = labeller.label(conversations[index * len(conversations) // count])[-1]
+    for conversation in evenly_spread(conversations, max_rows):
+        labelled = labeller.label(conversation)[-1]
         if len(labelled.row) <= max_length:
             examples.append(Example(labelled.conversation, labelled.row))
     if not examples:

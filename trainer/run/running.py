@@ -127,7 +127,7 @@ def carry_out(
         processes=processes,
     )
     with (
-        _told(ready, folder, start, base_loss, console, processes) as audience,
+        _open_audience(ready, folder, start, base_loss, console, processes) as audience,
         _disk_full_explained(folder),
     ):
         outcome = train_adapter(tuning.model, job, audience, start)
@@ -210,7 +210,7 @@ def _join(loaded: LoadedConfig, console: Console) -> tuple[Processes, Console]:
 
 
 @contextmanager
-def _told(
+def _open_audience(
     ready: Preflight,
     folder: RunFolder,
     start: Checkpoint | None,

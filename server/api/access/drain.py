@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from server.api.access.route_table import ROUTES
 from server.api.errors import DrainingError
 
-_ALWAYS_OPEN = ("/health/live", "/metrics", "/version")
+_ALWAYS_OPEN = frozenset(route.path for route in ROUTES if route.is_always_open)
 
 
 class Drain:
@@ -21,10 +22,6 @@ class Drain:
         self._is_draining = False
         self._empty = asyncio.Event()
         self._empty.set()
-
-    @property
-    def is_draining(self) -> bool:
-        return self._is_draining
 
     @property
     def num_inside(self) -> int:

@@ -12,7 +12,8 @@ from server.api.access.deadlines import CurrentDeadline
 from server.api.access.drain import Drain
 from server.api.access.keys import KeyRing
 from server.api.access.rate_limits import RateLimits
-from server.api.access.rights import is_rated, right_for
+from server.api.access.rights import right_for
+from server.api.access.route_table import route_for
 from server.api.errors import (
     AuthenticationError,
     PermissionDeniedError,
@@ -72,8 +73,9 @@ class Door:
             raise PermissionDeniedError(
                 f"{method} {path} needs the right '{right.value}'; the rights of this key: {held}"
             )
-        if is_rated(method, right):
-            self._limits.take_request(caller)
+        route = route_for(method, path)
+        if route is not None and route.rate_cost:
+            self._limits.take_request(caller, route.rate_cost)
         return caller
 
     def _caller(self, keys: KeyRing, authorization: str) -> Caller:

@@ -41,7 +41,7 @@ class GuardedAdministration:
     async def describe(self, reference: str) -> AdapterDetail:
         """See `AdapterAdministration.describe`."""
         caller = self._checked(reference)
-        detail = await self._told(reference, self._administration.describe(reference))
+        detail = await self._hiding_names(reference, self._administration.describe(reference))
         return replace(
             detail,
             report=_seen(detail.report, caller),
@@ -51,13 +51,13 @@ class GuardedAdministration:
     async def prefetch(self, reference: str) -> VersionReport:
         """See `AdapterAdministration.prefetch`."""
         self._checked(reference)
-        return await self._told(reference, self._administration.prefetch(reference))
+        return await self._hiding_names(reference, self._administration.prefetch(reference))
 
     async def pin(self, reference: str, tier: Tier = Tier.HOST) -> VersionReport:
         """See `AdapterAdministration.pin`."""
         caller = self._checked(reference)
         try:
-            return await self._told(reference, self._administration.pin(reference, tier))
+            return await self._hiding_names(reference, self._administration.pin(reference, tier))
         except PinLimitError as error:
             if caller.covers_everything:
                 raise
@@ -80,7 +80,7 @@ class GuardedAdministration:
     async def set_alias(self, name: str, weights: Mapping[int, float]) -> AdapterReport:
         """See `AdapterAdministration.set_alias`."""
         self._checked(name)
-        return await self._told(name, self._administration.set_alias(name, weights))
+        return await self._hiding_names(name, self._administration.set_alias(name, weights))
 
     async def remove(self, reference: str) -> None:
         """See `AdapterAdministration.remove`.
@@ -94,14 +94,14 @@ class GuardedAdministration:
             version = reference.partition("@")[2]
             if any(v.weight > 0 for v in report.versions if str(v.version) == version):
                 caller.check_reference(name)
-        await self._told(reference, self._administration.remove(reference))
+        await self._hiding_names(reference, self._administration.remove(reference))
 
     async def merge(self, order: MergeOrder) -> MergeResult:
         """See `AdapterAdministration.merge`."""
         self._checked(order.name)
         for reference, _ in order.parents:
             self._checked(reference)
-        return await self._told(order.name, self._administration.merge(order))
+        return await self._hiding_names(order.name, self._administration.merge(order))
 
     def _checked(self, reference: str) -> Caller:
         """Who asks. Raises `PermissionDeniedError` unless all that it names is theirs."""
@@ -109,7 +109,7 @@ class GuardedAdministration:
         caller.check_reference(reference)
         return caller
 
-    async def _told(self, reference: str, doing: Awaitable[_T]) -> _T:
+    async def _hiding_names(self, reference: str, doing: Awaitable[_T]) -> _T:
         """What `doing` gives. A store that looks for it in vain names others that are like it."""
         try:
             return await doing

@@ -47,9 +47,12 @@ class RateLimits:
         self._clock = clock
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
-    def take_request(self, caller: Caller) -> None:
-        """Count one HTTP request. Raises `RateLimitedError`, and counts nothing then."""
-        self._take(caller, "requests", caller.requests_per_minute, 1)
+    def take_request(self, caller: Caller, cost: int = 1) -> None:
+        """Count an HTTP request as `cost` requests.
+
+        Raises `RateLimitedError`, and counts nothing then.
+        """
+        self._take(caller, "requests", caller.requests_per_minute, cost)
 
     def take_prompt(self, caller: Caller, num_tokens: int) -> None:
         """Count a prompt. Raises `RateLimitedError`, and counts nothing then."""

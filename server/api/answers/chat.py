@@ -29,7 +29,7 @@ class ChatFormat(ChunkedFormat):
 
     `logprobs` is None unless they were asked for, `make_parser` unless tools may be called.
     With `uses_functions` calls have the OpenAI API's older form: one `function_call`.
-    `prompt` are the prompt's tokens, for vLLM's `prompt_logprobs`; None leaves them out.
+    `prompt_scores` has the prompt's tokens too, for vLLM's member of them; None leaves it out.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class ChatFormat(ChunkedFormat):
             self._chunks.count(delta.num_tokens)
         if self._make_parser is not None:
             written = self._parsed(delta)
-        elif delta.text or delta.logprobs:
-            content = f'"delta":{{"content":{as_json(delta.text)}}}{self._told(delta)}'
+        elif delta.text or delta.scores.drawn:
+            content = f'"delta":{{"content":{as_json(delta.text)}}}{self._logprobs_member(delta)}'
             written = self._chunks.chunk(delta.choice, content)
         else:
             written = ""
@@ -75,7 +75,7 @@ class ChatFormat(ChunkedFormat):
         answer = super().whole(choices, usage)
         if self._prompt_scores is not None:
             objects, prompt = self._prompt_scores
-            answer["prompt_logprobs"] = objects.vllm_prompt(prompt, choices[0].prompt_logprobs)
+            answer |= objects.vllm_prompt(prompt, choices[0].scores.prompt)
         return answer
 
     def _whole_choice(self, index: int, choice: WholeChoice) -> dict[str, Any]:
@@ -101,15 +101,15 @@ class ChatFormat(ChunkedFormat):
             index,
             {"message": message},
             choice,
-            logprobs=self._logprobs.chat(choice.logprobs) if self._logprobs else None,
+            logprobs=self._logprobs.chat(choice.scores.drawn) if self._logprobs else None,
             reason=self._reason(index, choice.finish_reason),
         )
 
-    def _told(self, delta: GenerationDelta) -> str:
+    def _logprobs_member(self, delta: GenerationDelta) -> str:
         """The member that carries a delta's log probabilities."""
         if self._logprobs is None:
             return ""
-        told = self._logprobs.chat(delta.logprobs) if delta.logprobs else None
+        told = self._logprobs.chat(delta.scores.drawn) if delta.scores.drawn else None
         return f',"logprobs":{as_json(told)}'
 
     def _parsed(self, delta: GenerationDelta) -> str:
@@ -122,9 +122,9 @@ class ChatFormat(ChunkedFormat):
         if delta.finish_reason is not None:
             pieces += parser.finish()
         contents = [self._piece(delta.choice, piece) for piece in pieces]
-        if delta.logprobs and not contents:
+        if delta.scores.drawn and not contents:
             contents = [{}]
-        chunks, told = [], self._told(delta)
+        chunks, told = [], self._logprobs_member(delta)
         for content in contents:
             chunks.append(self._chunks.chunk(delta.choice, f'"delta":{as_json(content)}{told}'))
             told = ""  # the first chunk carries them all

@@ -30,7 +30,7 @@ class CompletionFormat(ChunkedFormat):
 
     `prompts` come in order, `choices_per_prompt` choices each. With `echoes` each choice begins
     with its prompt. `logprobs` is None unless they were asked for; with `echoes` they cover the
-    prompt too. `shows_prompt_scores` adds vLLM's `prompt_logprobs`.
+    prompt too. `prompt_scores` adds vLLM's member of the prompt's.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class CompletionFormat(ChunkedFormat):
         if self._counts_along:
             self._chunks.count(delta.num_tokens)
         written = self._echoed(delta) if self._echoes and self._logprobs is not None else ""
-        if delta.text or delta.logprobs:
-            content = f'"text":{as_json(delta.text)}{self._told(delta)}'
+        if delta.text or delta.scores.drawn:
+            content = f'"text":{as_json(delta.text)}{self._logprobs_member(delta)}'
             written += self._chunks.chunk(delta.choice, content)
         if delta.finish_reason is not None:
             written += self._chunks.finish(
@@ -78,17 +78,16 @@ class CompletionFormat(ChunkedFormat):
         prompt = self._prompt(index)
         told = None
         if self._logprobs is not None:
-            told = self._logprobs.completion(choice.logprobs, first_offset=self._begin(prompt))
+            told = self._logprobs.completion(choice.scores.drawn, first_offset=self._begin(prompt))
             if self._echoes:
-                before = self._logprobs.prompt(prompt.token_ids, choice.prompt_logprobs)
+                before = self._logprobs.prompt(prompt.token_ids, choice.scores.prompt)
                 told = {name: before[name] + values for name, values in told.items()}
         text = prompt.text + choice.text if self._echoes else choice.text
         written = whole_choice(
             index, {"text": text}, choice, logprobs=told, reason=choice.finish_reason.value
         )
         if self._prompt_scores is not None:
-            scores = self._prompt_scores.vllm_prompt(prompt.token_ids, choice.prompt_logprobs)
-            written["prompt_logprobs"] = scores
+            written |= self._prompt_scores.vllm_prompt(prompt.token_ids, choice.scores.prompt)
         return written
 
     def _prompt(self, choice: int) -> CompletionPrompt:
@@ -98,11 +97,11 @@ class CompletionFormat(ChunkedFormat):
     def _begin(self, prompt: CompletionPrompt) -> int:
         return len(prompt.text) if self._echoes else 0
 
-    def _told(self, delta: GenerationDelta) -> str:
+    def _logprobs_member(self, delta: GenerationDelta) -> str:
         if self._logprobs is None:
             return ""
         begin = self._begin(self._prompt(delta.choice))
-        told = self._logprobs.completion(delta.logprobs, first_offset=begin)
+        told = self._logprobs.completion(delta.scores.drawn, first_offset=begin)
         return f',"logprobs":{as_json(told)}'
 
     def _echoed(self, delta: GenerationDelta) -> str:
@@ -110,7 +109,7 @@ class CompletionFormat(ChunkedFormat):
         assert self._logprobs is not None
         choice = delta.choice
         scored = self._scored.setdefault(choice, [])
-        scored += delta.prompt_logprobs
+        scored += delta.scores.prompt
         is_answering = delta.num_tokens > 0 or delta.finish_reason is not None
         if choice in self._have_begun or not is_answering:
             return ""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from server.api.answers.format import CachedPrompts, WholeChoice
 from server.api.errors import GenerationAbortedError, GenerationFailedError
 from server.core.errors import RequestError
+from server.core.logprobs import Scores, joined
 from server.core.ports import GenerationEngine
 from server.core.request import FinishReason, GenerationDelta, GenerationRequest
 
@@ -66,8 +67,7 @@ class _Choice:
             last.finish_reason,
             last.stop_reason,
             sum(delta.num_tokens for delta in self._deltas),
-            tuple(entry for delta in self._deltas for entry in delta.logprobs),
-            tuple(entry for delta in self._deltas for entry in delta.prompt_logprobs),
+            joined(delta.scores for delta in self._deltas),
         )
 
 
@@ -98,7 +98,12 @@ async def without_answer(deltas: Deltas) -> AsyncGenerator[GenerationDelta]:
             if reason in (FinishReason.STOP, FinishReason.LENGTH):
                 reason = FinishReason.LENGTH
             yield replace(
-                delta, text="", num_tokens=0, logprobs=(), finish_reason=reason, stop_reason=None
+                delta,
+                text="",
+                num_tokens=0,
+                scores=Scores(prompt=delta.scores.prompt),
+                finish_reason=reason,
+                stop_reason=None,
             )
     finally:
         await close_deltas(deltas)

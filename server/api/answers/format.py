@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.api.errors import error_object
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import NO_SCORES, Scores
 from server.core.request import FinishReason, GenerationDelta
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -96,15 +96,13 @@ class WholeChoice:
     finish_reason: FinishReason
     stop_reason: str | int | None = None
     num_tokens: int = 0
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: Scores = NO_SCORES
 
     @property
     def mean_logprob(self) -> float:
         """How probable the model found its own words, by token; 0 without log probabilities."""
-        if not self.logprobs:
-            return 0.0
-        return sum(entry.logprob for entry in self.logprobs) / len(self.logprobs)
+        drawn = self.scores.drawn
+        return sum(entry.logprob for entry in drawn) / len(drawn) if drawn else 0.0
 
 
 class AnswerFormat(Protocol):

@@ -60,10 +60,8 @@ class LogprobObjects:
         told["text_offset"] = offsets
         return told
 
-    def vllm_prompt(
-        self, prompt: Sequence[int], scores: Sequence[TokenLogprobs]
-    ) -> list[dict[str, Any] | None]:
-        """vLLM's `prompt_logprobs`: by token id, with rank; None for the first token."""
+    def vllm_prompt(self, prompt: Sequence[int], scores: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """vLLM's member `prompt_logprobs`: by token id, with rank; None for the first token."""
         told: list[dict[str, Any] | None] = [None] if prompt else []
         for score in scores:
             ranked = {token: (value, i) for i, (token, value) in enumerate(score.top, 1)}
@@ -78,7 +76,7 @@ class LogprobObjects:
                     for token, (value, rank) in ranked.items()
                 }
             )
-        return told
+        return {"prompt_logprobs": told}
 
     def token_text(self, token_id: int) -> str:
         """The token's text; `bytes:\\xe2\\x80` for part of a character, as in the OpenAI API."""

@@ -24,7 +24,7 @@ _ERROR_CODES: Mapping[int, str] = {400: "invalid_prompt", 429: "rate_limit_excee
 """`response.error.code` by the status of the same error; everything else is `server_error`."""
 
 
-class ResponseFormat:
+class ResponsesFormat:
     """Writes one response. The object and the events are built by the same code."""
 
     end = b""
@@ -48,20 +48,20 @@ class ResponseFormat:
         self._events: list[bytes] = []
 
     def opening(self, num_choices: int) -> bytes:
-        self._tell("response.created", response=self._response("in_progress", None))
-        self._tell("response.in_progress", response=self._response("in_progress", None))
-        return self._told()
+        self._emit("response.created", response=self._response("in_progress", None))
+        self._emit("response.in_progress", response=self._response("in_progress", None))
+        return self._flush()
 
     def delta(self, delta: GenerationDelta) -> bytes:
         pieces: list[Piece] = []
         if self._parser is None:
-            if delta.text or delta.logprobs:
+            if delta.text or delta.scores.drawn:
                 pieces.append(ContentPiece(delta.text))
         else:
             pieces += self._parser.push(delta.text) if delta.text else ()
             if delta.finish_reason is not None:
                 pieces += self._parser.finish()
-        entries: Sequence[TokenLogprobs] = delta.logprobs
+        entries: Sequence[TokenLogprobs] = delta.scores.drawn
         for piece in pieces:
             self._add(piece, entries)
             entries = ()  # the first piece carries them all
@@ -70,27 +70,25 @@ class ResponseFormat:
             if not self._output:
                 self._open_message()
             self._close("incomplete" if self._is_cut else "completed")
-        return self._told()
+        return self._flush()
 
     def closing(self, usage: Usage) -> bytes:
         status = "incomplete" if self._is_cut else "completed"
-        self._tell(f"response.{status}", response=self._response(status, usage))
-        return self._told()
+        self._emit(f"response.{status}", response=self._response(status, usage))
+        return self._flush()
 
     def error(self, error: Exception) -> bytes:
         told, status = error_object(error)["error"], row_of(error).status
-        self._tell("error", code=told["code"], message=told["message"], param=told["param"])
+        self._emit("error", code=told["code"], message=told["message"], param=told["param"])
         failed = self._response("failed", None)
         code = _ERROR_CODES.get(status, "server_error")
         failed["error"] = {"code": code, "message": told["message"]}
-        self._tell("response.failed", response=failed)
-        return self._told()
+        self._emit("response.failed", response=failed)
+        return self._flush()
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> Json:
         choice = choices[0]
-        self.delta(
-            GenerationDelta(0, choice.text, 0, choice.finish_reason, logprobs=choice.logprobs)
-        )
+        self.delta(GenerationDelta(0, choice.text, 0, choice.finish_reason, scores=choice.scores))
         return self._response("incomplete" if self._is_cut else "completed", usage)
 
     @property
@@ -115,7 +113,7 @@ class ResponseFormat:
             case ArgumentsPiece(_, text):
                 item = self._output[-1]
                 item["arguments"] += text
-                self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
+                self._emit("response.function_call_arguments.delta", **self._place(), delta=text)
 
     def _add_text(self, text: str, entries: Sequence[TokenLogprobs]) -> None:
         if not self._is_open or self._output[-1]["type"] != "message":
@@ -125,7 +123,7 @@ class ResponseFormat:
         part["text"] += text
         told = self._logprobs.chat_tokens(entries) if self._logprobs is not None else []
         part["logprobs"] += told
-        self._tell(
+        self._emit(
             "response.output_text.delta",
             **self._place(),
             content_index=0,
@@ -144,12 +142,12 @@ class ResponseFormat:
         self._open(item)
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item["content"] = [part]
-        self._tell("response.content_part.added", **self._place(), content_index=0, part=part)
+        self._emit("response.content_part.added", **self._place(), content_index=0, part=part)
 
     def _open(self, item: Json) -> None:
         self._output.append(item)
         self._is_open = True
-        self._tell("response.output_item.added", output_index=len(self._output) - 1, item=item)
+        self._emit("response.output_item.added", output_index=len(self._output) - 1, item=item)
 
     def _close(self, status: str) -> None:
         """End the item that is being written, if there is one."""
@@ -160,32 +158,32 @@ class ResponseFormat:
         if item["type"] == "message":
             part = item["content"][0]
             place = {**self._place(), "content_index": 0}
-            self._tell(
+            self._emit(
                 "response.output_text.done", **place, text=part["text"], logprobs=part["logprobs"]
             )
-            self._tell("response.content_part.done", **place, part=part)
+            self._emit("response.content_part.done", **place, part=part)
         else:
-            self._tell(
+            self._emit(
                 "response.function_call_arguments.done",
                 **self._place(),
                 name=item["name"],
                 arguments=item["arguments"],
             )
         item["status"] = status
-        self._tell("response.output_item.done", output_index=len(self._output) - 1, item=item)
+        self._emit("response.output_item.done", output_index=len(self._output) - 1, item=item)
 
     def _place(self) -> Json:
         return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
 
-    def _tell(self, kind: str, **content: Any) -> None:
+    def _emit(self, kind: str, **content: Any) -> None:
         event = {"type": kind, "sequence_number": self._num_events, **content}
         self._num_events += 1
         self._events.append(f"event: {kind}\ndata: {as_json(event)}\n\n".encode())
 
-    def _told(self) -> bytes:
-        told = b"".join(self._events)
+    def _flush(self) -> bytes:
+        events = b"".join(self._events)
         self._events.clear()
-        return told
+        return events
 
     def _response(self, status: str, usage: Usage | None) -> Json:
         body = self._body

@@ -76,7 +76,7 @@ class PromptTokens:
             if not is_cut:
                 self.check_count(len(prompt), "prompt")
             token_ids = tuple(prompt)
-            self.check_ids(token_ids, "prompt")
+            self._info.check_token_ids(token_ids, "prompt")
         if not token_ids:
             raise RequestError("prompt is empty; give at least one token to continue", "prompt")
         return token_ids
@@ -88,16 +88,6 @@ class PromptTokens:
             lambda: self._tokenizer.encode(text, adds_special_tokens=adds_special_tokens),
             len(text),
         )
-
-    def check_ids(self, token_ids: TokenIds, param: str) -> None:
-        """Raises `RequestError` for an id that the model doesn't have."""
-        size = self._info.vocab_size
-        least, most = min(token_ids, default=0), max(token_ids, default=0)
-        unknown = least if least < 0 else most
-        if not 0 <= unknown < size:
-            raise RequestError(
-                f"{param} holds the token id {unknown}; this model's are 0 to {size - 1}", param
-            )
 
     def check_text(self, token_ids: TokenIds, param: str) -> None:
         """Raises `RequestError` for text whose tokens the model doesn't have.

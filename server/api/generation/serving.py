@@ -9,7 +9,7 @@ from server.api.answers.chat import ChatFormat
 from server.api.answers.completion import CompletionFormat, CompletionPrompt
 from server.api.answers.format import StreamReport
 from server.api.answers.logprobs import LogprobObjects
-from server.api.answers.responses_api import ResponseFormat
+from server.api.answers.responses_api import ResponsesFormat
 from server.api.generation.answering import (
     Answering,
     Job,
@@ -76,7 +76,7 @@ class Serving:
             logprobs=self._logprobs if body.logprobs else None,
             make_parser=conversation.make_parser,
             uses_functions=body.uses_functions,
-            prompt_scores=(self._logprobs, prompt) if body.prompt_logprobs is not None else None,
+            prompt_scores=(self._logprobs, prompt) if body.shows_prompt_scores else None,
         )
         return await self._answering.answer(
             request, Job([work], answer, answer_headers(served, head), body.stream)
@@ -91,7 +91,7 @@ class Serving:
         work, conversation = await while_connected(
             self._chat_work(chat, served, head.answer_id), request
         )
-        answer = ResponseFormat(
+        answer = ResponsesFormat(
             head, body, logprobs=self._logprobs, make_parser=conversation.make_parser
         )
         return await self._answering.answer(
@@ -112,8 +112,7 @@ class Serving:
             body,
             max_tokens,
             shape=conversation.shape,
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            prompt_logprobs=body.prompt_logprobs,
+            scores=body.scores_asked((body.top_logprobs or 0) if body.logprobs else None),
             shows_special_tokens=conversation.shows_special_tokens,
         )
         work = GenerationRequest(
@@ -141,7 +140,7 @@ class Serving:
             choices_per_prompt=body.n,
             echoes=body.echo,
             logprobs=self._logprobs if body.logprobs is not None else None,
-            prompt_scores=self._logprobs if body.prompt_logprobs is not None else None,
+            prompt_scores=self._logprobs if body.shows_prompt_scores else None,
         )
         job = Job(
             works,
@@ -212,13 +211,12 @@ class Serving:
         max_tokens = default if body.max_tokens is None else max(1, body.max_tokens)
         self._prompts.check_fits(token_ids, max_tokens, "prompt")
         is_ranked = body.num_tries > body.n
-        echoed = body.logprobs if body.echo else None
+        drawn = 0 if body.logprobs is None and is_ranked else body.logprobs
         sampling = await self._sampling.params(
             body,
             max_tokens,
             shape=body.shape,
-            logprobs=0 if body.logprobs is None and is_ranked else body.logprobs,
-            prompt_logprobs=_most(body.prompt_logprobs, echoed),
+            scores=body.scores_asked(drawn, echoed=body.logprobs if body.echo else None),
         )
         return GenerationRequest(
             request_id,
@@ -228,11 +226,6 @@ class Serving:
             body.num_tries,
             cache_salt=body.cache_salt or "",
         )
-
-
-def _most(first: int | None, second: int | None) -> int | None:
-    given = [count for count in (first, second) if count is not None]
-    return max(given) if given else None
 
 
 def _report(body: GenerationBody, num_prompt_tokens: int) -> StreamReport:

@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.api.access.rights import RIGHTS
+from server.api.access.route_table import ROUTES, Route
 from server.api.openapi.answers import ANSWERS
-from server.api.openapi.operations import OPERATIONS, Operation
 
 _REF = "#/components/schemas/{model}"
 
@@ -39,9 +38,9 @@ _RETRY_AFTER = {
 def openapi_document(version: str) -> dict[str, Any]:
     """The whole document, as JSON values."""
     paths: dict[str, dict[str, Any]] = {}
-    for (method, template), operation in OPERATIONS.items():
-        path = template.replace(":path}", "}")
-        paths.setdefault(path, {})[method.lower()] = _operation(method, template, path, operation)
+    for route in ROUTES:
+        path = route.path.replace(":path}", "}")
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, path)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,26 +50,26 @@ def openapi_document(version: str) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**ANSWERS, **_bodies(op.body for op in OPERATIONS.values() if op.body)},
+            "schemas": {**ANSWERS, **_bodies(route.body for route in ROUTES if route.body)},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def _operation(method: str, template: str, path: str, operation: Operation) -> dict[str, Any]:
+def _operation(route: Route, path: str) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
-        "summary": operation.summary,
+        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{path}").strip("_"),
+        "summary": route.summary,
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in re.findall(r"{(\w+)}", path)
         ],
-        "responses": _responses(operation),
+        "responses": _responses(route),
         # The empty requirement: a server without keys asks for none.
-        "security": [] if RIGHTS[method, template] is None else [{}, {"key": []}],
+        "security": [] if route.right is None else [{}, {"key": []}],
     }
-    if operation.body is not None:
-        schema = {"$ref": _REF.format(model=operation.body.__name__)}
+    if route.body is not None:
+        schema = {"$ref": _REF.format(model=route.body.__name__)}
         described["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema}},
@@ -78,8 +77,8 @@ def _operation(method: str, template: str, path: str, operation: Operation) -> d
     return described
 
 
-def _responses(operation: Operation) -> dict[str, Any]:
-    content = {kind: {"schema": _reference(name)} for kind, name in operation.answers.items()}
+def _responses(route: Route) -> dict[str, Any]:
+    content = {kind: {"schema": _reference(name)} for kind, name in route.answers.items()}
     responses: dict[str, Any] = {"200": {"description": "Done", "content": content}}
     for status, text in _STATUSES.items():
         responses[status] = {

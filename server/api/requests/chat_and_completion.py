@@ -5,7 +5,13 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from server.api.requests import unsupported
-from server.api.requests.generation import MAX_LOGPROBS, GenerationBody, TokenId, listed
+from server.api.requests.generation import (
+    GenerationBody,
+    NumLogprobs,
+    TemplateArguments,
+    TokenId,
+    listed,
+)
 from server.api.requests.messages import MAX_MESSAGES, Message
 from server.api.requests.model import RequestBody, Rule, refuse
 from server.api.requests.tools import (
@@ -36,7 +42,7 @@ class ConversationBody(RequestBody):
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field({}, max_length=64)
+    chat_template_kwargs: TemplateArguments = Field({})
 
     @model_validator(mode="after")
     def _one_way_to_go_on(self) -> Self:
@@ -62,7 +68,7 @@ class ChatBody(GenerationBody, ConversationBody):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: NumLogprobs | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool = True
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS)
@@ -136,7 +142,7 @@ class CompletionBody(GenerationBody):
     max_tokens: int | None = Field(None, ge=0)
     best_of: int | None = Field(None, ge=1)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    logprobs: NumLogprobs | None = None
     add_special_tokens: bool = True
 
     @model_validator(mode="after")

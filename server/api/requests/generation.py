@@ -16,6 +16,7 @@ from server.api.requests.structured_output import (
     chosen_shape,
 )
 from server.core.grammar import GrammarSpec
+from server.core.logprobs import ScoresAsked
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1000
@@ -52,6 +53,19 @@ class StackedAdapter(RequestBody):
     scale: float = Field(1.0, allow_inf_nan=False)
 
 
+StackedAdapters = Annotated[list[StackedAdapter], Field(max_length=MAX_TERMS)]
+ModelName = Annotated[str, Field(min_length=1, max_length=4096)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+TopK = Annotated[int, Field(ge=-1, lt=2**31)]
+MinP = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+CacheSalt = Annotated[str, Field(min_length=1)]
+Metadata = Annotated[dict[str, str], Field(max_length=16)]
+TemplateArguments = Annotated[dict[str, Any], Field(max_length=64)]
+
+
 class StreamOptions(RequestBody):
     """How a stream reports."""
 
@@ -70,12 +84,12 @@ class GenerationBody(RequestBody):
     between requests that have the same one.
     """
 
-    model: str = Field(min_length=1, max_length=4096)
-    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_TERMS)
-    temperature: float = Field(1.0, ge=0.0, le=2.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=-1, lt=2**31)
-    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    model: ModelName
+    adapters: StackedAdapters | None = None
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     repetition_penalty: float = Field(1.0, gt=0.0, le=10.0)
@@ -87,12 +101,12 @@ class GenerationBody(RequestBody):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     min_tokens: int = Field(0, ge=0)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: Seed | None = None
     n: int = Field(1, ge=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
-    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: NumLogprobs | None = None
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -103,8 +117,8 @@ class GenerationBody(RequestBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    cache_salt: str | None = Field(None, min_length=1)
-    metadata: dict[str, str] = Field({}, max_length=16)
+    cache_salt: CacheSalt | None = None
+    metadata: Metadata = Field({})
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> Self:
@@ -131,6 +145,19 @@ class GenerationBody(RequestBody):
     def counts_along(self) -> bool:
         """Whether every chunk of the stream is to carry the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def shows_prompt_scores(self) -> bool:
+        """Whether the answer has vLLM's log probabilities of the prompt."""
+        return self.prompt_logprobs is not None
+
+    def scores_asked(self, drawn: int | None, *, echoed: int | None = None) -> ScoresAsked:
+        """`drawn` alternatives for each generated token, and what the prompt's need.
+
+        `echoed` is what an echo of the prompt shows of its tokens.
+        """
+        given = [count for count in (self.prompt_logprobs, echoed) if count is not None]
+        return ScoresAsked(drawn, max(given, default=None))
 
     @property
     def shape(self) -> GrammarSpec | None:

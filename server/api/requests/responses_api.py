@@ -4,16 +4,33 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from adapters.stack import MAX_TERMS
 from server.api.requests import unsupported
 from server.api.requests.body_problems import explain
 from server.api.requests.chat_and_completion import ChatBody
-from server.api.requests.generation import MAX_LOGPROBS, StackedAdapter
+from server.api.requests.generation import (
+    CacheSalt,
+    Metadata,
+    MinP,
+    ModelName,
+    NumLogprobs,
+    Seed,
+    StackedAdapters,
+    Temperature,
+    TemplateArguments,
+    TopK,
+    TopP,
+)
 from server.api.requests.model import RequestBody, refuse
 from server.api.requests.responses_items import Items, as_messages
 from server.api.requests.tools import MAX_TOOLS, FunctionDefinition, FunctionName, choice_by_type
 
 LOGPROBS = "message.output_text.logprobs"
+
+_AS_IN_CHAT = (
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "top_logprobs",
+    "parallel_tool_calls", "stream", "chat_template_kwargs", "cache_salt",
+)  # fmt: skip
+"""Fields that mean the same in both APIs."""
 
 
 class FunctionTool(FunctionDefinition):
@@ -76,29 +93,29 @@ class ResponseBody(RequestBody):
 
     not_honoured = unsupported.RESPONSE
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelName
     input: Items
-    adapters: list[StackedAdapter] | None = Field(None, max_length=MAX_TERMS)
+    adapters: StackedAdapters | None = None
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(1.0, ge=0.0, le=2.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=-1, lt=2**31)
-    min_p: float = Field(0.0, ge=0.0, le=1.0)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    seed: Seed | None = None
     text: TextOptions = TextOptions()
     tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     tool_choice: ChoiceField = "auto"
     parallel_tool_calls: bool = True
     include: list[Literal["message.output_text.logprobs"]] = Field([])
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: NumLogprobs | None = None
     stream: bool = False
-    chat_template_kwargs: dict[str, Any] = Field({}, max_length=64)
-    metadata: dict[str, str] = Field({}, max_length=16)
+    chat_template_kwargs: TemplateArguments = Field({})
+    metadata: Metadata = Field({})
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    cache_salt: str | None = Field(None, min_length=1)
+    cache_salt: CacheSalt | None = None
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Self:
@@ -112,26 +129,16 @@ class ResponseBody(RequestBody):
         Raises `RequestError` for what only the chat's schema refuses.
         """
         body: dict[str, Any] = {
-            "model": self.model,
+            **{name: getattr(self, name) for name in _AS_IN_CHAT},
             "messages": as_messages(self.input, self.instructions),
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "seed": self.seed,
             "max_completion_tokens": self.max_output_tokens,
             "logprobs": LOGPROBS in self.include,
-            "top_logprobs": self.top_logprobs,
             "response_format": self._response_format(),
             "tools": [
                 {"type": "function", "function": tool.model_dump(exclude={"type"})}
                 for tool in self.tools
             ],
             "tool_choice": self._tool_choice(),
-            "parallel_tool_calls": self.parallel_tool_calls,
-            "stream": self.stream,
-            "chat_template_kwargs": self.chat_template_kwargs,
-            "cache_salt": self.cache_salt,
         }
         if self.adapters is not None:
             body["adapters"] = [adapter.model_dump() for adapter in self.adapters]

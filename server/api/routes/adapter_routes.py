@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from adapters.errors import AdapterExistsError, AdapterNotFoundError
+from server.api.access.route_table import LOAD_LORA, UNLOAD_LORA
 from server.api.errors import NothingToLoadError, without_paths
 from server.api.requests.body import read_body
 from server.api.requests.chat_and_completion import LoadAdapterBody, UnloadAdapterBody
@@ -27,7 +28,7 @@ def adapter_routes(info: ModelInfo, catalog: AdapterCatalog, settings: ApiSettin
     router = APIRouter()
     changing = asyncio.Lock()
 
-    @router.post("/v1/load_lora_adapter", response_model=None)
+    @LOAD_LORA.on(router)
     async def load_adapter(request: Request) -> Response:
         body = await read_body(request, LoadAdapterBody, settings.max_body_bytes)
         name, path = body.lora_name, body.lora_path
@@ -54,7 +55,7 @@ def adapter_routes(info: ModelInfo, catalog: AdapterCatalog, settings: ApiSettin
             raise NothingToLoadError(f"Loading lora {name} failed: {told}") from error
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
-    @router.post("/v1/unload_lora_adapter", response_model=None)
+    @UNLOAD_LORA.on(router)
     async def unload_adapter(request: Request) -> Response:
         body = await read_body(request, UnloadAdapterBody, settings.max_body_bytes)
         name = body.lora_name

@@ -6,6 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.api.access.route_table import (
+    ADAPTER,
+    ADAPTERS,
+    ALIAS,
+    MERGE,
+    PIN,
+    PREFETCH,
+    REMOVE,
+    UNPIN,
+)
 from server.api.errors import without_paths
 from server.api.generation.resolution import check_scales
 from server.api.requests.administration import AliasBody, MergeBody
@@ -30,12 +40,12 @@ def administration_routes(
     """The routes over `administration`. Every `{name}` may carry a version: `sql@3`."""
     router = APIRouter()
 
-    @router.get("/v1/adapters", response_model=None)
+    @ADAPTERS.on(router)
     async def list_adapters() -> Response:
         reports = await administration.reports()
         return JSONResponse({"object": "list", "data": [_adapter(report) for report in reports]})
 
-    @router.get("/v1/adapters/{name}", response_model=None)
+    @ADAPTER.on(router)
     async def show_adapter(name: str) -> Response:
         detail = await administration.describe(name)
         return JSONResponse(
@@ -49,7 +59,7 @@ def administration_routes(
             }
         )
 
-    @router.post("/v1/adapters/merge", response_model=None)
+    @MERGE.on(router)
     async def merge(request: Request) -> Response:
         body = await read_body(request, MergeBody, settings.max_body_bytes)
         if info.is_base(body.name):
@@ -73,11 +83,11 @@ def administration_routes(
             }
         )
 
-    @router.post("/v1/adapters/{name}/prefetch", response_model=None)
+    @PREFETCH.on(router)
     async def prefetch(name: str) -> Response:
         return _residency(name, await administration.prefetch(name))
 
-    @router.post("/v1/adapters/{name}/pin", response_model=None)
+    @PIN.on(router)
     async def pin(name: str, request: Request) -> Response:
         tier = _PIN_TIERS.get(request.query_params.get("tier", "host"))
         if tier is None:
@@ -87,16 +97,16 @@ def administration_routes(
             )
         return _residency(name, await administration.pin(name, tier))
 
-    @router.post("/v1/adapters/{name}/unpin", response_model=None)
+    @UNPIN.on(router)
     async def unpin(name: str) -> Response:
         return _residency(name, await administration.unpin(name))
 
-    @router.put("/v1/adapters/{name}/alias", response_model=None)
+    @ALIAS.on(router)
     async def set_alias(name: str, request: Request) -> Response:
         body = await read_body(request, AliasBody, settings.max_body_bytes)
         return JSONResponse(_adapter(await administration.set_alias(name, body.as_weights())))
 
-    @router.delete("/v1/adapters/{name}", response_model=None)
+    @REMOVE.on(router)
     async def remove(name: str) -> Response:
         await administration.remove(name)
         return JSONResponse({"id": name, "object": "adapter", "deleted": True})

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapters.format.peft_methods import SERVED_METHODS
 from adapters.rank_pages import PAGE_RANK
+from server.api.access.route_table import LIMITS
 from server.core.limits import AdapterLimits
 from server.core.model_info import ModelInfo
 
@@ -19,7 +20,7 @@ def limit_routes(info: ModelInfo, limits: AdapterLimits) -> APIRouter:
     router = APIRouter()
     document = limits_document(info, limits)
 
-    @router.get("/v1/limits", response_model=None)
+    @LIMITS.on(router)
     async def show_limits() -> Response:
         return JSONResponse(document)
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from server.api.access.callers import CurrentCaller
+from server.api.access.route_table import MODEL, MODELS
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, CatalogEntry
 
@@ -14,14 +15,13 @@ def model_routes(info: ModelInfo, catalog: AdapterCatalog, current: CurrentCalle
     """The routes over what `catalog` has at the moment of each request, for whoever asks."""
     router = APIRouter()
 
-    @router.get("/v1/models", response_model=None)
+    @MODELS.on(router)
     async def list_models() -> Response:
         cards = [_base_card(info)] if current.get().may_use_base else []
         cards += [_adapter_card(entry, info) for entry in catalog.list()]
         return JSONResponse({"object": "list", "data": cards})
 
-    # A base id may hold slashes, as hub ids do.
-    @router.get("/v1/models/{model_id:path}", response_model=None)
+    @MODEL.on(router)
     async def retrieve_model(model_id: str) -> Response:
         if info.is_base(model_id) and current.get().may_use_base:
             return JSONResponse(_base_card(info))

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.access.callers import CurrentCaller, Right
+from server.api.access.route_table import LIVE, METRICS, READY, VERSION
 from server.api.errors import NotReadyError
 from server.api.telemetry.metrics import WithoutAdapters
 from server.core.ports import GenerationEngine
@@ -28,21 +29,21 @@ def operation_routes(
     """
     router = APIRouter()
 
-    @router.get("/health/live", response_model=None)
+    @LIVE.on(router)
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
-    @router.get("/health/ready", response_model=None)
+    @READY.on(router)
     async def ready() -> Response:
         if not engine.is_ready:
             raise NotReadyError("the engine isn't stepping; see the server's log")
         return JSONResponse({"status": "ready"})
 
-    @router.get("/version", response_model=None)
+    @VERSION.on(router)
     async def show_version() -> Response:
         return JSONResponse({"version": version})
 
-    @router.get("/metrics", response_model=None)
+    @METRICS.on(router)
     async def metrics(request: Request) -> Response:
         before_scrape()
         names_adapters = Right.METRICS in current.get().rights

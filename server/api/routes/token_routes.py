@@ -1,67 +1,24 @@
 """`/tokenize` and `/detokenize`, in vLLM's shape."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.api.access.route_table import DETOKENIZE, TOKENIZE
 from server.api.generation.conversation import Conversations
 from server.api.generation.prompts import PromptTokens, TokenIds
 from server.api.generation.resolution import resolve_model
-from server.api.requests import unsupported
 from server.api.requests.body import read_body
-from server.api.requests.chat_and_completion import ConversationBody
 from server.api.requests.disconnect import while_connected
-from server.api.requests.generation import TokenId
-from server.api.requests.messages import MAX_MESSAGES, Message
-from server.api.requests.model import NULL, RequestBody, refuse
+from server.api.requests.tokens import DetokenizeBody, TokenizeBody
 from server.api.requests.tools import tool_use
 from server.api.settings import ApiSettings
 from server.core.model_info import ModelInfo
 from server.core.ports import AdapterCatalog, ChatTokenizer
 from server.core.stack import BASE_STACK, AdapterStack
-
-
-class TokenizeBody(ConversationBody):
-    """`POST /tokenize`: a prompt, or messages for the chat template."""
-
-    not_honoured = unsupported.TOKENIZE
-    rules = (
-        {
-            "anyOf": [
-                {
-                    "properties": {"prompt": {"type": "string"}, "messages": {"enum": [None, []]}},
-                    "required": ["prompt"],
-                },
-                {
-                    "properties": {"prompt": NULL, "messages": {"type": "array", "minItems": 1}},
-                    "required": ["messages"],
-                },
-            ]
-        },
-    )
-
-    model: str | None = Field(None, min_length=1, max_length=4096)
-    prompt: str | None = None
-    messages: list[Message] = Field([], max_length=MAX_MESSAGES)
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
-
-    @model_validator(mode="after")
-    def _prompt_or_messages(self) -> Self:
-        if (self.prompt is None) == (not self.messages):
-            raise refuse("prompt", "give either prompt or messages")
-        return self
-
-
-class DetokenizeBody(RequestBody):
-    """`POST /detokenize`."""
-
-    model: str | None = Field(None, min_length=1, max_length=4096)
-    tokens: list[TokenId]
 
 
 class _TokenRoutes:
@@ -104,7 +61,7 @@ class _TokenRoutes:
         self._prompts.check_count(len(body.tokens), "tokens")
         self._count(len(body.tokens))
         tokens = tuple(body.tokens)
-        self._prompts.check_ids(tokens, "tokens")
+        self._info.check_token_ids(tokens, "tokens")
         text = self._tokenizer.decode(tokens, skips_special_tokens=False)
         return JSONResponse({"prompt": text})
 
@@ -134,6 +91,6 @@ def token_routes(
     """Both routes over one tokenizer; `count` charges the caller for tokens, or refuses."""
     router = APIRouter()
     routes = _TokenRoutes(tokenizer, catalog, info, settings, prompts, count)
-    router.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
-    router.add_api_route("/detokenize", routes.detokenize, methods=["POST"], response_model=None)
+    TOKENIZE.on(router)(routes.tokenize)
+    DETOKENIZE.on(router)(routes.detokenize)
     return router

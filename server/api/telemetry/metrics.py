@@ -7,7 +7,7 @@ from prometheus_client.samples import Sample
 from starlette.types import Scope
 
 from server.api.access.keys import KeyRing
-from server.api.access.rights import path_template
+from server.api.access.route_table import route_for
 
 _UNMATCHED = "unmatched"
 _ADAPTER_LABELS = frozenset({"adapter", "version"})
@@ -80,5 +80,6 @@ def route_of(scope: Scope) -> str:
     """The pattern of the route that `scope` was matched to, or would have been."""
     path = getattr(scope.get("route"), "path", None)
     if path is None:
-        path = path_template(scope["method"], scope["path"])
+        route = route_for(scope["method"], scope["path"])
+        path = None if route is None else route.path
     return path or _UNMATCHED

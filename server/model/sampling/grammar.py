@@ -1,6 +1,5 @@
 """Grammars through llguidance: JSON schemas, regular expressions, Lark and GBNF, as token masks."""
 
-import json
 import logging
 import threading
 import time
@@ -164,7 +163,3 @@ def _refused(spec: GrammarSpec, reason: str) -> RequestError:
     return RequestError(
         f"the {_LANGUAGES[spec.kind]} in {spec.param} can't be enforced: {shown}", spec.param
     )
-
-
-ANY_JSON_OBJECT = json.dumps({"type": "object"})
-"""The schema of `response_format: json_object`."""

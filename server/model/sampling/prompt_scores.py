@@ -9,19 +9,19 @@ from server.core.batch import ScheduledRow
 from server.core.logprobs import TokenLogprobs
 from server.model.sampling.logprobs import token_logprobs
 
-Scores = dict[int, tuple[TokenLogprobs, ...]]
+PromptScores = dict[int, tuple[TokenLogprobs, ...]]
 
 
 def split_scores(
     logits_SV: torch.Tensor, rows: Sequence[ScheduledRow]
-) -> tuple[torch.Tensor, Scores]:
+) -> tuple[torch.Tensor, PromptScores]:
     """The logits of the rows that sample, and the scores of those that score, by sequence id.
 
     `logits_SV` holds `num_logits` rows for each of `rows`, in order.
     """
     if not any(row.scores for row in rows):
         return logits_SV, {}
-    scores: Scores = {}
+    scores: PromptScores = {}
     sampled: list[int] = []
     first = 0
     for row in rows:

@@ -40,7 +40,7 @@ def uniform(seed: int, index: int) -> float:
 
 @dataclass
 class Draws:
-    """What came of one step's rows; the fields are those of `core.batch.StepOutput`."""
+    """What came of one step's rows; the fields go into `core.batch.StepOutput`."""
 
     token_ids: dict[int, int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)

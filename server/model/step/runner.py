@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from server.core.batch import ScheduledBatch, StepOutput
+from server.core.logprobs import step_scores
 from server.core.ports import HostAdapter
 from server.model.adapter_pages.bank import AdapterBank
 from server.model.adapter_pages.host_adapter import PagedAdapter
@@ -81,7 +82,7 @@ class TorchRunner:
                 raise
             seconds = time.perf_counter() - start
             self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
-            sampled_SV, scores = split_scores(logits_SV, batch.rows)
+            sampled_SV, prompt_scores = split_scores(logits_SV, batch.rows)
             if self._num_drawable is not None and sampled_SV.shape[-1] > self._num_drawable:
                 sampled_SV[:, self._num_drawable :] = float("-inf")
             rows = [row for row in batch.rows if row.samples]
@@ -93,8 +94,7 @@ class TorchRunner:
             refused=draws.refused,
             exhausted=frozenset(draws.exhausted),
             completed=frozenset(draws.completed),
-            logprobs=draws.logprobs,
-            prompt_logprobs=scores,
+            scores=step_scores(draws.logprobs, prompt_scores),
         )
 
     def _inputs(self, batch: ScheduledBatch) -> StepInputs:

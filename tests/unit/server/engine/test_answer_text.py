@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.logprobs import TokenLogprobs
+from server.core.logprobs import Scores, TokenLogprobs
 from server.core.request import FinishReason, SamplingParams
 from server.engine.answer_text import AnswerText, TextPiece
 from server.scheduling.plan import SequenceUpdate
@@ -24,7 +24,7 @@ def run(
         is_last, is_end = index == len(tokens) - 1, token == END_OF_TURN
         reason = FinishReason.STOP if is_end else FinishReason.LENGTH if is_last else None
         update = SequenceUpdate(
-            0, token, reason, is_end_token=is_end, logprobs=TokenLogprobs(token, -1.0, 1)
+            0, token, reason, is_end_token=is_end, scores=Scores((TokenLogprobs(token, -1.0, 1),))
         )
         pieces.append(answer.push(update))
         if pieces[-1].finish_reason is not None:
@@ -59,12 +59,12 @@ def test_log_probabilities_spell_the_text(
 ) -> None:
     sampling = SamplingParams(max_tokens=500, stop=tuple(stops), includes_stop=includes, logprobs=0)
     pieces, got = run(text, sampling, is_cut=is_cut)
-    told = [entry for piece in pieces for entry in piece.logprobs]
+    told = [entry for piece in pieces for entry in piece.scores.drawn]
     spelled = bytes(entry.token_id for entry in told).decode(errors="replace")
     assert spelled == got
     sent = ""
     for piece in pieces:
-        for entry in piece.logprobs:
+        for entry in piece.scores.drawn:
             assert len(sent) <= entry.offset <= len(sent) + len(piece.text)
         sent += piece.text
 

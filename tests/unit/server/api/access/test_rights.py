@@ -1,10 +1,12 @@
 """Every route has a row in the table of rights."""
 
 import pytest
-from starlette.routing import Route
+from fastapi import APIRouter
+from starlette.routing import Route as ServedRoute
 
 from server.api.access.callers import Right
-from server.api.access.rights import RIGHTS, path_template, right_for
+from server.api.access.rights import RIGHTS, right_for
+from server.api.access.route_table import ROUTES, Route, route_for
 from tests.fakes.api_app import FakeServing
 
 
@@ -36,14 +38,38 @@ def test_rights(method: str, path: str, right: Right | None) -> None:
 
 
 def test_path_templates_bound_what_metrics_can_see() -> None:
-    assert path_template("GET", "/v1/models/a/b") == "/v1/models/{model_id:path}"
-    assert path_template("GET", "/v1/modelz") is None
+    model = route_for("GET", "/v1/models/a/b")
+    assert model is not None
+    assert model.path == "/v1/models/{model_id:path}"
+    assert route_for("GET", "/v1/modelz") is None
 
 
-def _routes(routes: list[object]) -> list[Route]:
-    found: list[Route] = []
+def test_no_two_records_are_of_one_route() -> None:
+    assert len(RIGHTS) == len(ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_what_infers_is_rated_and_nothing_else(route: Route) -> None:
+    is_work = route.method == "POST" and route.right is Right.INFER
+    assert route.rate_cost == int(is_work)
+    assert "text/event-stream" not in route.answers or is_work
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_a_handler_stands_on_its_record(route: Route) -> None:
+    router = APIRouter()
+
+    @route.on(router)
+    async def handler() -> None: ...
+
+    [served] = _routes(list(router.routes))
+    assert (served.path, served.methods, served.endpoint) == (route.path, {route.method}, handler)
+
+
+def _routes(routes: list[object]) -> list[ServedRoute]:
+    found: list[ServedRoute] = []
     for route in routes:
-        if isinstance(route, Route):
+        if isinstance(route, ServedRoute):
             found.append(route)
         else:
             inner = getattr(route, "original_router", None) or getattr(route, "router", None)

@@ -8,7 +8,7 @@ import pytest
 from server.api.access.guard import BodyBytes
 from server.api.requests.body_process import BodyProcess
 from server.api.requests.side_work import SideWork
-from server.api.routes.token_routes import DetokenizeBody
+from server.api.requests.tokens import DetokenizeBody
 from server.core.errors import OverloadedError, RequestError
 
 
