@@ -11,6 +11,7 @@ from starlette.routing import compile_path
 from server.api.access.callers import Right
 
 RIGHTS: Mapping[tuple[str, str], Right | None] = {
+    ("GET", "/health"): None,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
     ("GET", "/version"): None,

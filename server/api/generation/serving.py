@@ -112,6 +112,7 @@ class Serving:
             body,
             max_tokens,
             shape=conversation.shape,
+            looser_shape=conversation.looser_shape,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             prompt_logprobs=body.prompt_logprobs,
             shows_special_tokens=conversation.shows_special_tokens,

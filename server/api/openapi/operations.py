@@ -66,6 +66,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/adapters/merge"): _json("Make one adapter of several", "Merge", MergeBody),
     ("POST", "/v1/load_lora_adapter"): _text("vLLM's: import an adapter", LoadAdapterBody),
     ("POST", "/v1/unload_lora_adapter"): _text("vLLM's: offer it no more", UnloadAdapterBody),
+    ("GET", "/health"): _json("The engine steps; vLLM's path", "Status"),
     ("GET", "/health/live"): _json("The process answers", "Status"),
     ("GET", "/health/ready"): _json("The engine steps", "Status"),
     ("GET", "/version"): _json("The server's version", "Version"),

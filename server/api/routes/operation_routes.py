@@ -32,6 +32,7 @@ def operation_routes(
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
+    @router.get("/health", response_model=None)
     @router.get("/health/ready", response_model=None)
     async def ready() -> Response:
         if not engine.is_ready:
