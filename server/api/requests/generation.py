@@ -45,7 +45,9 @@ def without_empty(value: Any) -> Any:
     """An empty stop text stops nothing: clients send one for none."""
     if value == "":
         return []
-    return [stop for stop in value if stop != ""] if isinstance(value, list) else value
+    if not isinstance(value, list) or len(value) > MAX_STOPS:
+        return value
+    return [stop for stop in value if stop != ""]
 
 
 StopField = Annotated[
