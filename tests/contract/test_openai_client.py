@@ -206,7 +206,7 @@ def test_an_unknown_adapter_is_not_found(connect: Connect, model: str) -> None:
         ({"extra_body": {"temprature": 1}}, "temprature"),
         ({"temperature": 3}, "temperature"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"stop": ["", "", "", "", ""]}, "stop"),
+        ({"stop": ["", "", "", "", ""]}, "stop[0]"),
         ({"n": 0}, "n"),
     ],
 )
