@@ -253,6 +253,7 @@ def asks(method: str, path: str, body: Any = None) -> Any:
 
 
 PROBES: Mapping[tuple[str, str], Any] = {
+    ("GET", "/health"): asks("GET", "/health"),
     ("GET", "/health/live"): asks("GET", "/health/live"),
     ("GET", "/health/ready"): asks("GET", "/health/ready"),
     ("GET", "/version"): asks("GET", "/version"),

@@ -256,10 +256,12 @@ async def test_a_broken_adapter_is_told_with_all_problems(connect: Connect) -> N
 async def test_health_and_version(connect: Connect) -> None:
     serving = FakeServing()
     client = connect(serving)
+    assert (await client.get("/health")).status_code == 200
     assert (await client.get("/health/live")).status_code == 200
     assert (await client.get("/health/ready")).status_code == 200
     serving.engine.is_ready = False
     assert (await client.get("/health/live")).status_code == 200
+    assert (await client.get("/health")).status_code == 503
     answer = await client.get("/health/ready")
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1

@@ -39,7 +39,7 @@ class ConnectionLimits:
     num_reserved: int = 32
 
 
-_RESERVED = ("/health/", "/metrics", "/version", "/v1/adapters", "/v1/load_lora_adapter",
+_RESERVED = ("/health", "/metrics", "/version", "/v1/adapters", "/v1/load_lora_adapter",
              "/v1/unload_lora_adapter")  # fmt: skip
 
 

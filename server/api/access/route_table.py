@@ -121,6 +121,7 @@ UNLOAD_LORA = Route(
     "POST", "/v1/unload_lora_adapter", Right.LOAD, "vLLM's: offer it no more", {_TEXT: "text"},
     UnloadAdapterBody,
 )  # fmt: skip
+HEALTH = Route("GET", "/health", None, "The engine steps; vLLM's path", {_JSON: "Status"})
 LIVE = Route(
     "GET", "/health/live", None, "The process answers", {_JSON: "Status"}, is_always_open=True
 )
@@ -138,7 +139,7 @@ ROUTES: tuple[Route, ...] = (
     CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE,
     MODELS, MODEL, LIMITS,
     ADAPTERS, ADAPTER, REMOVE, ALIAS, PIN, UNPIN, PREFETCH, MERGE, LOAD_LORA, UNLOAD_LORA,
-    LIVE, READY, VERSION, METRICS, DOCUMENT,
+    HEALTH, LIVE, READY, VERSION, METRICS, DOCUMENT,
 )  # fmt: skip
 """In the order in which the OpenAPI document lists them."""
 

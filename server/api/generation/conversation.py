@@ -9,7 +9,7 @@ from server.api.generation.resolution import ServedModel
 from server.api.requests.chat_and_completion import ChatBody, ConversationBody
 from server.api.requests.tools import ToolUse
 from server.api.tool_calls.tool_formats import SYNTAX, ToolFormat, detected_format
-from server.api.tool_calls.tool_grammar import tool_grammar
+from server.api.tool_calls.tool_grammar import Compile, enforceable, tool_grammar
 from server.api.tool_calls.tool_parser import CallParser
 from server.api.tool_calls.tool_pieces import ToolParser
 from server.core.chat import ChatPrompt
@@ -21,10 +21,15 @@ from server.core.stack import AdapterStack
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation ready to render. `make_parser` is None when nothing can be called."""
+    """A conversation ready to render. `make_parser` is None when nothing can be called.
+
+    `looser_shape` finds what can be enforced of a `shape` that as a whole can't, by compiling its
+    parts; it raises the `RequestError` of a part that must hold.
+    """
 
     prompt: ChatPrompt
     shape: GrammarSpec | None = None
+    looser_shape: Callable[[Compile], GrammarSpec] | None = None
     make_parser: Callable[[], ToolParser] | None = None
     shows_special_tokens: bool = False
 
@@ -59,7 +64,7 @@ class Conversations:
         prompt = ChatPrompt(
             messages,
             template=template,
-            template_arguments=body.chat_template_kwargs,
+            template_arguments=body.template_arguments,
             adds_generation_prompt=body.add_generation_prompt,
             continues_final_message=body.continue_final_message,
             template_owner=owner,
@@ -80,11 +85,23 @@ class Conversations:
             tool_format = ToolFormat.HERMES  # the rendering below asks for it
         syntax = SYNTAX[tool_format]
         special_token = self._tokenizer.special_token_id
+        looser_shape: Callable[[Compile], GrammarSpec] | None = None
         if use.needs_grammar or shape is not None:
-            shape = tool_grammar(use, syntax, special_token, shape)
+            content = shape
+            shape = tool_grammar(use, syntax, special_token, content)
+
+            def looser(compile_: Compile) -> GrammarSpec:
+                if content is not None:
+                    compile_(content)
+                return tool_grammar(enforceable(use, compile_), syntax, special_token, content)
+
+            looser_shape = looser
+
         names = frozenset(function.name for function in use.callable)
         is_special = bool(syntax.opening) and special_token(syntax.opening) is not None
-        return Conversation(prompt, shape, partial(CallParser, syntax, names), is_special)
+        return Conversation(
+            prompt, shape, looser_shape, partial(CallParser, syntax, names), is_special
+        )
 
 
 def stack_template(stack: AdapterStack) -> str | None:

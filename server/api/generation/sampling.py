@@ -1,9 +1,10 @@
 """From the fields of a request to the engine's sampling parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from server.api.requests.generation import GenerationBody
 from server.api.requests.side_work import SideWork
+from server.api.tool_calls.tool_grammar import Compile
 from server.core.errors import RequestError
 from server.core.grammar import CompiledGrammar, GrammarCompiler, GrammarSpec
 from server.core.logit_rules import NO_RULES, LogitRules
@@ -34,6 +35,7 @@ class SamplingFactory:
         *,
         shape: GrammarSpec | None = None,
         scores: ScoresAsked = ScoresAsked(),  # noqa: B008 - frozen
+        looser_shape: Callable[[Compile], GrammarSpec] | None = None,
         shows_special_tokens: bool = False,
     ) -> SamplingParams:
         """How the tokens of this request are drawn.
@@ -55,8 +57,9 @@ class SamplingFactory:
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=max(0, body.top_k),
+            # No probability at all is the most likely token alone.
+            top_p=body.top_p or 1.0,
+            top_k=max(0, body.top_k) if body.top_p else 1,
             min_p=body.min_p,
             stop=tuple(body.stop),
             stop_token_ids=frozenset(body.stop_token_ids),
@@ -68,12 +71,23 @@ class SamplingFactory:
             logprobs=scores.drawn,
             prompt_logprobs=scores.prompt,
             rules=await self._shared_rules(body),
-            grammar=None if shape is None else await self.compiled(shape),
+            grammar=None if shape is None else await self.compiled(shape, looser_shape),
         )
 
-    async def compiled(self, shape: GrammarSpec) -> CompiledGrammar:
-        """The grammar of `shape`; the event loop goes on meanwhile."""
-        return await self._side.run(lambda: self._grammars.compile(shape))
+    async def compiled(
+        self, shape: GrammarSpec, looser_shape: Callable[[Compile], GrammarSpec] | None = None
+    ) -> CompiledGrammar:
+        """The grammar of `shape`, or else of the looser one; the event loop goes on meanwhile."""
+
+        def compiled() -> CompiledGrammar:
+            try:
+                return self._grammars.compile(shape)
+            except RequestError:
+                if looser_shape is None:
+                    raise
+                return self._grammars.compile(looser_shape(self._grammars.compile))
+
+        return await self._side.run(compiled)
 
     async def _shared_rules(self, body: GenerationBody) -> LogitRules | None:
         num_chars = sum(map(len, body.bad_words))

@@ -112,6 +112,7 @@ class Serving:
             body,
             max_tokens,
             shape=conversation.shape,
+            looser_shape=conversation.looser_shape,
             scores=body.scores_asked((body.top_logprobs or 0) if body.logprobs else None),
             shows_special_tokens=conversation.shows_special_tokens,
         )

@@ -12,6 +12,7 @@ from server.api.requests.generation import (
     TokenId,
     listed,
 )
+from server.api.requests.hints import ReasoningEffort, Verbosity
 from server.api.requests.messages import MAX_MESSAGES, Message
 from server.api.requests.model import RequestBody, Rule, refuse
 from server.api.requests.tools import (
@@ -44,6 +45,11 @@ class ConversationBody(RequestBody):
     continue_final_message: bool = False
     chat_template_kwargs: TemplateArguments = Field({})
 
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        return self.chat_template_kwargs
+
     @model_validator(mode="after")
     def _one_way_to_go_on(self) -> Self:
         opens_another = "add_generation_prompt" in self.model_fields_set
@@ -73,6 +79,8 @@ class ChatBody(GenerationBody, ConversationBody):
     parallel_tool_calls: bool = True
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS)
     function_call: str | NamedFunction | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    verbosity: Verbosity | None = None
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
@@ -99,6 +107,16 @@ class ChatBody(GenerationBody, ConversationBody):
                 "function_call", f"function_call is {call!r}; it should be 'none', 'auto' or a name"
             )
         return self
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told: the efforts too, where no argument says otherwise."""
+        hints: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            hints["reasoning_effort"] = self.reasoning_effort
+        if self.reasoning_effort == "none":
+            hints["enable_thinking"] = False
+        return {**hints, **self.chat_template_kwargs}
 
     @property
     def token_limit(self) -> int | None:

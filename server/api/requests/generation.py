@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypeAliasType
 
 from adapters.stack import MAX_TERMS
-from server.api.requests import unsupported
+from server.api.requests.hints import CacheRetention, ServiceTier
 from server.api.requests.model import RequestBody, refuse
 from server.api.requests.structured_output import (
     MAX_CHOICES,
@@ -31,6 +31,7 @@ def listed(is_single: Callable[[Any], bool]) -> Callable[[Any], Any]:
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopText = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[Stop],
     BeforeValidator(
@@ -38,6 +39,24 @@ Stops = Annotated[
         json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)],
     ),
     Field(max_length=MAX_STOPS),
+]
+
+
+def without_empty(value: Any) -> Any:
+    """An empty stop text stops nothing: clients send one for none."""
+    if value == "":
+        return []
+    if not isinstance(value, list) or len(value) > MAX_STOPS:
+        return value
+    return [stop for stop in value if stop != ""]
+
+
+StopField = Annotated[
+    Stops,
+    BeforeValidator(
+        without_empty,
+        json_schema_input_type=StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)],
+    ),
 ]
 TokenId = TypeAliasType("TokenId", Annotated[int, Field(ge=0)])
 """Has a name in the OpenAPI document, where each server says how many it knows."""
@@ -56,7 +75,7 @@ class StackedAdapter(RequestBody):
 StackedAdapters = Annotated[list[StackedAdapter], Field(max_length=MAX_TERMS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=4096)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+TopP = Annotated[float, Field(ge=0.0, le=1.0)]
 TopK = Annotated[int, Field(ge=-1, lt=2**31)]
 MinP = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -69,9 +88,8 @@ TemplateArguments = Annotated[dict[str, Any], Field(max_length=64)]
 class StreamOptions(RequestBody):
     """How a stream reports."""
 
-    not_honoured = unsupported.STREAM_OPTIONS
-
     include_usage: bool = False
+    include_obfuscation: bool = False
     continuous_usage_stats: bool = False
 
 
@@ -80,11 +98,14 @@ class GenerationBody(RequestBody):
 
     `user`, `safety_identifier`, `prompt_cache_key` and `metadata` say who asks, what to cache and
     what to file the answer under; they change no answer, here or in the OpenAI API, except that
-    one user stays with one side of a canary. `cache_salt` is vLLM's: cached prompts are reused only
-    between requests that have the same one.
+    one user stays with one side of a canary. `cache_salt` is vLLM's: cached prompts are reused
+    only between requests that have the same one. `lora_path` is SGLang's word for an adapter, taken
+    where it says what `model` says; `guided_decoding_backend` chose a library in vLLM, and changes
+    nothing of what is enforced. The other hints are in `server.api.requests.hints`.
     """
 
     model: ModelName
+    lora_path: str | None = None
     adapters: StackedAdapters | None = None
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
@@ -96,7 +117,7 @@ class GenerationBody(RequestBody):
     logit_bias: dict[TokenKey, Bias] = Field({})
     allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
     bad_words: list[Stop] = Field([], max_length=MAX_BAD_WORDS)
-    stop: Stops = Field([])
+    stop: StopField = Field([])
     stop_token_ids: list[TokenId] = Field([], max_length=MAX_BAD_WORDS)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -114,9 +135,13 @@ class GenerationBody(RequestBody):
     guided_regex: str | None = None
     guided_choice: list[str] | None = Field(None, min_length=1, max_length=MAX_CHOICES)
     guided_grammar: str | None = None
+    guided_decoding_backend: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: CacheRetention | None = None
+    service_tier: ServiceTier | None = None
+    store: bool = False
     cache_salt: CacheSalt | None = None
     metadata: Metadata = Field({})
 
@@ -134,6 +159,16 @@ class GenerationBody(RequestBody):
             raise refuse(
                 "truncate_prompt_tokens",
                 "truncate_prompt_tokens is 0; it should be at least 1, or -1 for what fits",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if self.lora_path is not None and self.lora_path != self.model:
+            raise refuse(
+                "lora_path",
+                f"lora_path is {self.lora_path!r} and model is {self.model!r}: name the adapter as "
+                "model, and leave lora_path out",
             )
         return self
 

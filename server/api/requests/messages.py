@@ -24,8 +24,9 @@ MAX_CALLS = 128
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
-_FIELDS_OF_TEXT = frozenset({"type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"})
-_FIELDS_OF_REFUSAL = frozenset({"type", "refusal"})
+_FIELDS_OF_TEXT = frozenset({"type", "text", "annotations", "logprobs", "prompt_cache_breakpoint",
+                              "cache_control"})  # fmt: skip
+_FIELDS_OF_REFUSAL = frozenset({"type", "refusal", "cache_control"})
 
 
 def joined_parts(content: Any) -> Any:
@@ -66,6 +67,7 @@ class TextPart(TypedDict):
     annotations: NotRequired[Any]
     logprobs: NotRequired[Any]
     prompt_cache_breakpoint: NotRequired[Any]
+    cache_control: NotRequired[Any]
 
 
 class RefusalPart(TypedDict):
@@ -75,6 +77,7 @@ class RefusalPart(TypedDict):
 
     type: Literal["refusal"]
     refusal: str
+    cache_control: NotRequired[Any]
 
 
 Text = Annotated[
@@ -108,6 +111,8 @@ _CALLS_NOTHING: Final[Rule] = {
     "tool_calls": {"maxItems": 0},
     "function_call": NULL,
     "refusal": NULL,
+    "reasoning": NULL,
+    "reasoning_content": NULL,
     "content": _NOT_NULL,
 }
 _BY_ROLE: Final[Rule] = {
@@ -149,6 +154,9 @@ class Message(RequestBody):
     tool_call_id: str | None = Field(None, max_length=256)
     function_call: CalledFunction | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    cache_control: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _fields_belong_to_the_role(self) -> Self:
@@ -159,6 +167,14 @@ class Message(RequestBody):
             raise refuse("tool_call_id", f"tool_call_id goes with role 'tool', not {self.role!r}")
         if self.refusal is not None and self.role != "assistant":
             raise refuse("refusal", f"refusal goes with role 'assistant', not {self.role!r}")
+        for name, thought in (("reasoning_content", self.reasoning_content),
+                              ("reasoning", self.reasoning)):  # fmt: skip
+            if thought is not None and self.role != "assistant":
+                raise refuse(name, f"{name} goes with role 'assistant', not {self.role!r}")
+        if None not in (self.reasoning, self.reasoning_content) and (
+            self.reasoning != self.reasoning_content
+        ):
+            raise refuse("reasoning", "reasoning and reasoning_content differ: give one of them")
         if self.content is None and self.refusal is None and not calls:
             raise refuse("content", "Missing field: content is required")
         return self
@@ -174,6 +190,7 @@ class Message(RequestBody):
             content or "",
             name=self.name,
             tool_call_id=self.tool_call_id,
+            reasoning=self.reasoning_content or self.reasoning or "",
             tool_calls=[
                 template_call(function.name, function.arguments, call_id)
                 for call_id, function in calls

@@ -20,6 +20,7 @@ from server.api.requests.generation import (
     TopK,
     TopP,
 )
+from server.api.requests.hints import CacheRetention, ReasoningEffort, ServiceTier, Verbosity
 from server.api.requests.model import RequestBody, refuse
 from server.api.requests.responses_items import Items, as_messages
 from server.api.requests.tools import MAX_TOOLS, FunctionDefinition, FunctionName, choice_by_type
@@ -80,15 +81,28 @@ class TextFormat(RequestBody):
 class TextOptions(RequestBody):
     """`text`."""
 
-    not_honoured = unsupported.RESPONSE_TEXT
-
     format: TextFormat = TextFormat()
+    verbosity: Verbosity | None = None
+
+
+class Reasoning(RequestBody):
+    """`reasoning`: how hard to think. Nothing summarises thoughts, so `summary` must be absent."""
+
+    effort: ReasoningEffort | None = None
+
+
+class ResponseStreamOptions(RequestBody):
+    """`stream_options`: padding against those who measure a stream's sizes is not made."""
+
+    include_obfuscation: bool = False
 
 
 class ResponseBody(RequestBody):
     """`POST /v1/responses`. Nothing is stored, so nothing can be continued by its id.
 
     `user`, `safety_identifier`, `prompt_cache_key` and `metadata` change no answer.
+    `max_tool_calls` counts calls of built-in tools, of which there are none; `truncation: auto`
+    cuts the beginning of a prompt that is too long for the window.
     """
 
     not_honoured = unsupported.RESPONSE
@@ -115,6 +129,13 @@ class ResponseBody(RequestBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: CacheRetention | None = None
+    service_tier: ServiceTier | None = None
+    store: bool = False
+    stream_options: ResponseStreamOptions | None = None
+    reasoning: Reasoning = Reasoning()
+    max_tool_calls: int | None = Field(None, ge=1)
+    truncation: Literal["auto", "disabled"] = "disabled"
     cache_salt: CacheSalt | None = None
 
     @model_validator(mode="after")
@@ -139,6 +160,8 @@ class ResponseBody(RequestBody):
                 for tool in self.tools
             ],
             "tool_choice": self._tool_choice(),
+            "reasoning_effort": self.reasoning.effort,
+            "truncate_prompt_tokens": -1 if self.truncation == "auto" else None,
         }
         if self.adapters is not None:
             body["adapters"] = [adapter.model_dump() for adapter in self.adapters]

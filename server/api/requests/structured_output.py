@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from server.api.requests import unsupported
+from server.api.requests.json_schema import with_known_formats
 from server.api.requests.model import RequestBody, refuse
 from server.core.errors import RequestError
 from server.core.grammar import GrammarKind, GrammarSpec
@@ -52,6 +53,8 @@ class ResponseFormat(RequestBody):
             return None
         schema = self.json_schema.json_schema if self.json_schema is not None else None
         text = _ANY_OBJECT if schema is None else _compact(schema)
+        if schema is not None:
+            param += ".json_schema.schema"
         return GrammarSpec(GrammarKind.JSON_SCHEMA, text, param)
 
 
@@ -76,7 +79,8 @@ def chosen_shape(
     guided_choice: Sequence[str] | None,
     guided_grammar: str | None,
 ) -> GrammarSpec | None:
-    """The one shape that a request asks for. Raises `RequestError` for two, or for a huge one."""
+    """The one shape that a request asks for. Raises `RequestError` for two that differ, or for
+    a huge one: clients that talk to two generations of vLLM send the same shape in both fields."""
     specs = [
         response_format.grammar("response_format") if response_format is not None else None,
         *_vllm_shapes(guided_json, guided_regex, guided_choice, guided_grammar, "guided_"),
@@ -90,7 +94,7 @@ def chosen_shape(
                 GrammarSpec(GrammarKind.JSON_SCHEMA, _ANY_OBJECT, "structured_outputs.json_object")
             )
     given = [spec for spec in specs if spec is not None]
-    if len(given) > 1:
+    if len({(spec.kind, spec.text) for spec in given}) > 1:
         names = " and ".join(spec.param for spec in given)
         raise RequestError(
             f"{names} each say what the answer looks like: give one of them", given[1].param
@@ -126,10 +130,10 @@ def _json_spec(shape: str | dict[str, Any] | bool | None, param: str) -> Grammar
     if shape is True:
         return GrammarSpec(GrammarKind.JSON_SCHEMA, _ANY_OBJECT, param)
     try:
-        json.loads(shape)
+        text = _compact(json.loads(shape))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} isn't JSON: {error}", param) from error
-    return GrammarSpec(GrammarKind.JSON_SCHEMA, shape, param)
+    return GrammarSpec(GrammarKind.JSON_SCHEMA, text, param)
 
 
 def _choice_spec(choices: Sequence[str], param: str) -> GrammarSpec:
@@ -149,6 +153,7 @@ def _bounded(spec: GrammarSpec) -> GrammarSpec:
     return spec
 
 
-def _compact(schema: dict[str, Any]) -> str:
+def _compact(schema: Any) -> str:
     # The order of properties matters: answers follow it.
+    schema = with_known_formats(schema)
     return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

@@ -39,6 +39,7 @@ class Tool(RequestBody):
 
     type: Literal["function"]
     function: FunctionDefinition
+    cache_control: dict[str, Any] | None = None
 
 
 class NamedFunction(RequestBody):

@@ -14,7 +14,6 @@ _SAMPLING: Final[Neutral] = {
     "length_penalty": (1,),
     "spaces_between_special_tokens": (True,),
     "priority": (0,),
-    "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
     "structural_tag": (),
     "return_token_ids": (False,),
@@ -30,13 +29,8 @@ CHAT: Final[Neutral] = {
     "audio": (),
     "prediction": (),
     "moderation": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
     "web_search_options": (),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
     "prompt_cache_options": (),
-    "prompt_cache_retention": (),
     "add_special_tokens": (False,),
     "chat_template": (),
     "documents": ([],),
@@ -49,8 +43,6 @@ COMPLETION: Final[Neutral] = {**_SAMPLING, "suffix": ("",)}
 MESSAGE: Final[Neutral] = {
     "audio": (),
     "annotations": ([],),
-    "reasoning": (),
-    "reasoning_content": (),
 }
 
 STRUCTURED_OUTPUTS: Final[Neutral] = {
@@ -60,8 +52,6 @@ STRUCTURED_OUTPUTS: Final[Neutral] = {
     "disable_additional_properties": (False,),
     "whitespace_pattern": (),
 }
-
-STREAM_OPTIONS: Final[Neutral] = {"include_obfuscation": (False,)}
 
 LOAD_ADAPTER: Final[Neutral] = {"is_3d_lora_weight": (False,), "base_model_name": ()}
 
@@ -76,20 +66,11 @@ RESPONSE: Final[Neutral] = {
     "context_management": (),
     "conversation": (),
     "image": (),
-    "max_tool_calls": (),
     "moderation": (),
     "previous_response_id": (),
     "prompt": (),
     "prompt_cache_options": (),
-    "prompt_cache_retention": (),
-    "reasoning": ({}, {"effort": "none"}),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "stream_options": ({}, {"include_obfuscation": False}),
-    "truncation": ("disabled",),
 }
-
-RESPONSE_TEXT: Final[Neutral] = {"verbosity": ("medium",)}
 
 RESPONSE_ITEM: Final[Neutral] = {
     "phase": (),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.access.callers import CurrentCaller, Right
-from server.api.access.route_table import LIVE, METRICS, READY, VERSION
+from server.api.access.route_table import HEALTH, LIVE, METRICS, READY, VERSION
 from server.api.errors import NotReadyError
 from server.api.telemetry.metrics import WithoutAdapters
 from server.core.ports import GenerationEngine
@@ -33,6 +33,7 @@ def operation_routes(
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
+    @HEALTH.on(router)
     @READY.on(router)
     async def ready() -> Response:
         if not engine.is_ready:

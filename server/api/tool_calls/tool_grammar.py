@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
+from server.api.requests.json_schema import with_known_formats
 from server.api.requests.structured_output import lark_text
 from server.api.requests.tools import FunctionDefinition, ToolMode, ToolUse
 from server.api.tool_calls.tool_formats import CallSyntax
@@ -20,6 +22,7 @@ _SPACING = {
 }  # fmt: skip
 
 SpecialToken = Callable[[str], int | None]
+Compile = Callable[[GrammarSpec], object]
 
 
 def tool_grammar(
@@ -58,10 +61,39 @@ def tool_grammar(
     return GrammarSpec(GrammarKind.LARK, "\n".join(rules), "tools")
 
 
+def enforceable(use: ToolUse, compile_: Compile) -> ToolUse:
+    """`use` with any object for the arguments of each function whose schema can't be enforced.
+
+    Raises the `RequestError` of a strict one, which asks that its schema hold.
+    """
+    loosened = [
+        function
+        if _is_enforced(function, use.declared.index(function), compile_)
+        else function.model_copy(update={"parameters": None})
+        for function in use.callable
+    ]
+    return replace(use, callable=tuple(loosened))
+
+
+def _is_enforced(function: FunctionDefinition, index: int, compile_: Compile) -> bool:
+    param = f"tools[{index}].function.parameters"
+    try:
+        compile_(GrammarSpec(GrammarKind.JSON_SCHEMA, _schema(function), param))
+    except RequestError:
+        if function.strict:
+            raise
+        return False
+    return True
+
+
+def _schema(function: FunctionDefinition) -> str:
+    schema = with_known_formats(function.schema_of_arguments)
+    return json.dumps({**schema, **_SPACING}, ensure_ascii=False)
+
+
 def _call(function: FunctionDefinition, syntax: CallSyntax) -> str:
     head = f'{{"name": {json.dumps(function.name)}, "{syntax.arguments_key}": '
-    schema = json.dumps({**function.schema_of_arguments, **_SPACING}, ensure_ascii=False)
-    return f'{lark_text(head)} %json {schema} "}}"'
+    return f'{lark_text(head)} %json {_schema(function)} "}}"'
 
 
 def _opens_each(syntax: CallSyntax) -> bool:
