@@ -20,7 +20,6 @@ from adapters.store.store import AdapterStore
 from server.api.access.drain import Drain
 from server.api.access.keys import KeyRing
 from server.api.app import VERSION, create_app
-from server.api.telemetry.metrics import KeyMetrics
 from server.api.telemetry.tracing import tracer_provider
 from server.configuration import ServerConfig
 from server.core.limits import AdapterLimits
@@ -104,8 +103,6 @@ def _compose(
     """Build everything around the model, on the event loop that will serve it."""
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
-    if keys is not None:
-        KeyMetrics(registry, keys)
     served = _served_base(model)
     catalog = StoreCatalog(
         store,

@@ -48,7 +48,7 @@ from server.api.routes.model_routes import model_routes
 from server.api.routes.operation_routes import operation_routes
 from server.api.routes.token_routes import token_routes
 from server.api.settings import ApiSettings
-from server.api.telemetry.metrics import HttpMetrics
+from server.api.telemetry.metrics import HttpMetrics, KeyMetrics
 from server.api.telemetry.request_log import RequestLogMiddleware
 from server.api.telemetry.tracing import TracedEngine, TraceMiddleware
 from server.core.administration import AdapterAdministration
@@ -129,6 +129,7 @@ def create_app(
         app.add_middleware(TraceMiddleware, tracer=tracer)
     # The last one added is the outermost.
     app.add_middleware(RequestLogMiddleware, metrics=HttpMetrics(registry))
+    KeyMetrics(registry, keys)
     for kind in (SwitchyardError, AdapterError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
     prompts = PromptTokens(tokenizer, renderer, info, side, current=current, deadline=deadline)

@@ -30,9 +30,10 @@ class HttpMetrics:
 
 
 class KeyMetrics:
-    """The series of `keys` on `registry`, as they are when they are read."""
+    """The series of `keys` on `registry`, as they are when they are read; 0 without keys."""
 
-    def __init__(self, registry: CollectorRegistry, keys: KeyRing) -> None:
+    def __init__(self, registry: CollectorRegistry, keys: KeyRing | None) -> None:
+        keys = keys if keys is not None else KeyRing()
         valid = Gauge("switchyard_api_keys", "Keys that are valid now", registry=registry)
         valid.set_function(lambda: len(keys))
         is_refused = Gauge(
