@@ -1,7 +1,7 @@
 #!/bin/sh
 # Guess: under a JSON schema llguidance lets a model write every spelling that JSON has for a valid
 #   value, and takes a format that it doesn't know as a note, as the standard says.
-# What is: an unknown format is an error; in strings \\u escapes aren't allowed (only \\n and its
+# What is: an unknown format is an error; in strings \u escapes aren't allowed (only \n and its
 #   like), nor a bare DEL; a bound on a number forbids exponents and -0, which without a bound are
 #   allowed; 1.0 is refused for an integer and for enum [1].
 # Seen since: llguidance 1.9.1 (earlier ones weren't tried)
