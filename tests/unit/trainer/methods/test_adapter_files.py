@@ -15,7 +15,8 @@ def test_a_pattern_table_means_on_disk_what_it_meant_in_training(
     tmp_path: Path, table: str
 ) -> None:
     """PEFT 0.21.2's own `save_pretrained` sorts the tables, and of two patterns that match a module
-    the first counts: an adapter came back with another scale (`findings/peft_sorts_its_pattern_tables.sh`)."""
+    the first counts: an adapter came back with another scale. Shown by
+    `findings/peft_sorts_its_pattern_tables.sh`."""
     patterns = {"q_proj": 8, r"layers\.0\.self_attn\.q_proj": 32}
     write_adapter_files({}, {"r": 8, table: patterns, "bias": "none"}, tmp_path, torch.float32)
 
