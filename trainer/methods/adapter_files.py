@@ -35,9 +35,9 @@ def write_adapter_files(
         for name, tensor in sorted(tensors.items())
     }
     save_file(rounded, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
-    text = json.dumps(
-        {**document, "inference_mode": True}, indent=2, sort_keys=True, default=_as_json
-    )
+    # Only the top level is sorted: of two patterns in a table the first that matches counts.
+    ordered = dict(sorted({**document, "inference_mode": True}.items()))
+    text = json.dumps(ordered, indent=2, default=_as_json)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
