@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.format.module_patterns import lookup_pattern
+from adapters.format.module_patterns import PatternTable
 from trainer.methods.adapter_files import write_adapter_files
 
 
@@ -24,4 +24,4 @@ def test_a_pattern_table_means_on_disk_what_it_meant_in_training(
 
     assert list(document) == sorted(document)
     assert list(document[table]) == list(patterns)
-    assert lookup_pattern(document[table], "model.layers.0.self_attn.q_proj", 1) == 8
+    assert PatternTable(document[table]).value("model.layers.0.self_attn.q_proj", 1) == 8

@@ -108,7 +108,8 @@ _BASES = (
     "llama4 (multimodal)", "qwen3_moe", "deepseek_v3 (MLA, vdim 24)", "phimoe",
     "phi4-mini (partial, longrope)", "gemma3_text nested longrope", "llama dynamic",
     "falcon 7b (MQA)", "falcon alibi", "gptj", "gpt_neo (local attn)", "mpt (alibi)",
-    "deepseek_v32 (DSA top-k 8)", "modernbert-decoder", "diffllama", "nemotron (relu2, ln1p)", "stablelm (partial,qk ln)",
+    "deepseek_v32 (DSA top-k 8)", "modernbert-decoder", "diffllama",
+    "nemotron (relu2, ln1p)", "stablelm (partial,qk ln)",
 )  # fmt: skip
 
 
