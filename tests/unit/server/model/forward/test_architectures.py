@@ -108,7 +108,7 @@ _BASES = (
     "llama4 (multimodal)", "qwen3_moe", "deepseek_v3 (MLA, vdim 24)", "phimoe",
     "phi4-mini (partial, longrope)", "gemma3_text nested longrope", "llama dynamic",
     "falcon 7b (MQA)", "falcon alibi", "gptj", "gpt_neo (local attn)", "mpt (alibi)",
-    "deepseek_v32 (DSA top-k 8)", "modernbert-decoder", "diffllama",
+    "modernbert-decoder", "diffllama",
     "nemotron (relu2, ln1p)", "stablelm (partial,qk ln)",
 )  # fmt: skip
 
@@ -124,6 +124,8 @@ def test_bases_of_every_kind_equal_transformers_and_peft(name: str) -> None:
     [
         ("rwkv", "their forward takes no cache"),
         ("recurrent_gemma", "keeps a sequence's state within the model"),
+        ("deepseek_v32 (DSA top-k 8)", "an index makes sparse"),
+        ("glm_moe_dsa (top-k 8)", "an index makes sparse"),
         ("doge", "gives other logits than for each of them whole"),
         ("minimax (lightning)", "MiniMax uses cache of its own"),
     ],
