@@ -58,9 +58,10 @@ def misshapen(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], tuple[in
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            if weight.quant_state is None:  # its codes are missing, which the report says
+            state = getattr(weight, "quant_state", None)
+            if state is None:  # its codes are missing, which the report says
                 continue
-            stored = tuple(weight.quant_state.shape)
+            stored = tuple(state.shape)
         elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
             stored = tuple(weight.shape)
         else:

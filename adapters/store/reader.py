@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 from adapters.errors import ManifestError
 from adapters.format.folder_files import MANIFEST_FILE, WEIGHTS_FILE
 from adapters.format.manifest import read_manifest
-from adapters.names import AdapterRef
 from adapters.store.alias import Alias
 from adapters.store.file_stamp import stamp_of
 from adapters.store.index import Aliases, StoreIndex, Versions
@@ -122,21 +120,6 @@ class StoreReader:
 
     def _is(self, name: str) -> bool:
         return bool(self.alias(name).targets or self.versions(name))
-
-    def not_found(self, ref: AdapterRef) -> str:
-        """Why there is no `ref`, and what there is."""
-        versions = self.versions(ref.name)
-        if not versions:
-            close = get_close_matches(ref.name, self.names(), n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            return f"the store {self._root} has no adapter {ref.name}{hint}"
-        there = ", ".join(str(version) for version in versions[-10:])
-        if ref.version is not None:
-            return f"adapter {ref.name} has no version {ref.version}; there is: {there}"
-        return (
-            f"the name {ref.name} points at no version: name one (there is: {there}), or set it "
-            f"with `adapters alias {ref.name} {versions[-1]}`"
-        )
 
     @contextmanager
     def _by_index(self) -> Iterator[list[str]]:

@@ -114,7 +114,7 @@ class AdapterStore:
                 if stored is not None:
                     break
         if stored is None:
-            raise AdapterNotFoundError(self._reader.not_found(ref))
+            raise AdapterNotFoundError(self._strays.not_found(ref))
         return stored
 
     def targets_by_name(self) -> dict[str, tuple[tuple[StoredAdapter, float], ...]]:
@@ -186,7 +186,7 @@ class AdapterStore:
             versions = self._reader.versions(ref.name)
             wanted = versions[-1:] if ref.version is None else (ref.version,)
             if not wanted or wanted[0] not in versions:
-                raise AdapterNotFoundError(self._reader.not_found(ref))
+                raise AdapterNotFoundError(self._strays.not_found(ref))
             if ref.version is None or versions == wanted:
                 self._writer.remove_name(ref.name)
             elif ref.version in self._reader.alias(ref.name).versions:
@@ -312,7 +312,7 @@ class AdapterStore:
         assert keep is None or keep >= 1
         with self._changing():
             if not self._reader.versions(name):
-                raise AdapterNotFoundError(self._reader.not_found(AdapterRef(name)))
+                raise AdapterNotFoundError(self._strays.not_found(AdapterRef(name)))
             keep = keep or self.policy.keep
             return () if keep is None else self._retention.remove_old(name, keep)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from adapters.names import AdapterRef, check_name
 from adapters.store.alias import Alias
@@ -80,6 +81,19 @@ class Strays:
             {version: self._fault(AdapterRef(name, version)) for version in missing},
             tuple(stored for stored in sound if stored is not None),
         )
+
+    def not_found(self, ref: AdapterRef) -> str:
+        """Why there is no `ref`, and what there is."""
+        versions = self._reader.versions(ref.name)
+        if not versions and not self._reader.alias(ref.name).targets:
+            close = get_close_matches(ref.name, self._reader.names(), n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            return f"the store {self._layout.root} has no adapter {ref.name}{hint}"
+        stray = self.of(ref.name)
+        if ref.version is None and stray is not None:
+            return f"the name {ref.name} {stray.problem}. {stray.remedy}"
+        there = ", ".join(str(version) for version in versions[-10:])
+        return f"adapter {ref.name} has no version {ref.version}; there is: {there}"
 
     def quarantine_reason(self, ref: AdapterRef) -> str | None:
         """Why what `ref` names can't be had; None when it isn't in quarantine."""

@@ -76,8 +76,8 @@ def probe(
     config = model.config.get_text_config(decoder=True)
     if any(type(module).__name__.endswith("Indexer") for module in model.modules()):
         raise UnsupportedModelError(
-            f"{config.model_type} models can't be served: adapters on attention that an index makes "
-            "sparse don't come out as in PEFT yet"
+            f"{config.model_type} models can't be served: adapters on attention that an index "
+            "makes sparse don't come out as in PEFT yet"
         )
     reason = _unpaged_config(config, max_model_len)
     if reason is not None:

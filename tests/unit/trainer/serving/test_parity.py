@@ -85,10 +85,14 @@ def _answers(stored: StoredAdapter, texts: list[str]) -> dict[str, str]:
 
     assert stored.manifest.base is not None
     tokenizer = loaded(config(stored.manifest.base.reference)).tokenizer
-    return {
-        json.dumps(tokenizer.encode(prompt, add_special_tokens=False)): text
-        for prompt, text in zip(PROMPTS, texts, strict=True)
-    }
+
+    def tokens(prompt: str) -> list[int]:
+        turns = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    return {json.dumps(tokens(p)): text for p, text in zip(PROMPTS, texts, strict=True)}
 
 
 def test_no_server_is_one_sentence(stored: StoredAdapter) -> None:

@@ -124,8 +124,8 @@ def test_bases_of_every_kind_equal_transformers_and_peft(name: str) -> None:
     [
         ("rwkv", "their forward takes no cache"),
         ("recurrent_gemma", "keeps a sequence's state within the model"),
-        ("deepseek_v32 (DSA top-k 8)", "an index makes sparse"),
-        ("glm_moe_dsa (top-k 8)", "an index makes sparse"),
+        ("deepseek_v32 (DSA top-k 8)", "makes sparse"),
+        ("glm_moe_dsa (top-k 8)", "makes sparse"),
         ("doge", "gives other logits than for each of them whole"),
         ("minimax (lightning)", "MiniMax uses cache of its own"),
     ],

@@ -128,7 +128,7 @@ def test_a_text_may_be_as_long_as_the_longest_tokens_of_a_whole_window() -> None
 def test_the_process_has_no_torch() -> None:
     code = (
         "import sys; from server.core.chat import RenderOrder; "
-        "from server.model import render_worker; "
+        "from server.model.rendering import render_worker; "
         "render_worker.rendered(RenderOrder('', '{{ messages }}', [{}])); "
         "print('torch' in sys.modules)"
     )
