@@ -191,6 +191,8 @@ class ChurnUser(ScenarioUser):
             outcome = Outcome.BROKEN
         else:
             outcome = Outcome.UNCHECKED if exchange.status == 200 else Outcome.FAULT
+            if exchange.status == 503 and "retry-after" in exchange.headers:
+                outcome = Outcome.REFUSED  # it was killed, and loads its base
         note = exchange.failure or (exchange.text if exchange.status != 200 else "")
         self.note(exchange, outcome, model=name, started=started, note=note)
         self.ask(name, self.any_prompt())
