@@ -130,8 +130,27 @@ def _hub_rows(reference: str, split: str) -> Rows:
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     with _explained(f"hub dataset {reference}"):
         rows = datasets.load_dataset(reference, streaming=True, split=split)
+        if mixed := _json_columns(rows.features or {}):
+            raise DataError(
+                f"has columns of mixed types ({', '.join(mixed)}), of which `datasets` reads text "
+                "as JSON values (the text 42 becomes the number): download its file and name that"
+            )
         for number, values in enumerate(rows, 1):
             yield SourceRow(f"row {number}", without_nulls(values))
+
+
+def _json_columns(features: Any, name: str = "") -> list[str]:
+    """The columns that `datasets` 5 keeps as JSON and decodes.
+
+    `findings/datasets_reads_strings_as_json.sh` shows what that does to text.
+    """
+    if type(features).__name__ == "Json":
+        return [name]
+    if isinstance(features, Mapping):
+        parts = features.items()
+        return [c for k, v in parts for c in _json_columns(v, f"{name}.{k}" if name else str(k))]
+    inner = features[0] if isinstance(features, list) else getattr(features, "feature", None)
+    return [] if inner is None else _json_columns(inner, name)
 
 
 def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
