@@ -93,8 +93,9 @@ def test_an_unknown_adapter_is_not_found(client: OpenAI) -> None:
 
 
 def test_a_parameter_that_is_not_served_is_named(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="store"):
-        client.chat.completions.create(model=BASE, messages=QUESTION, store=True)  # type: ignore[arg-type]
+    audio = {"voice": "alloy", "format": "wav"}
+    with pytest.raises(openai.BadRequestError, match="audio"):
+        client.chat.completions.create(model=BASE, messages=QUESTION, audio=audio)  # type: ignore[call-overload]
 
 
 async def test_neighbours_change_nothing(client: OpenAI, url: str) -> None:

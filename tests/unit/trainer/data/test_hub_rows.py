@@ -30,9 +30,7 @@ def test_a_column_of_mixed_types_is_refused_by_name(
     parts = [{"type": "text", "text": "hi"}]
     rows = [{"messages": [{"role": "user", "content": content}]} for content in ("42", parts)]
     _serve(rows, tmp_path, monkeypatch)
-    with pytest.raises(
-        DataError, match=r"columns of mixed types \(messages.content\)"
-    ):
+    with pytest.raises(DataError, match=r"columns of mixed types \(messages.content\)"):
         list(read_rows(tmp_path / "absent", "org/data"))
 
 
