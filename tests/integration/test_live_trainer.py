@@ -117,7 +117,7 @@ def test_what_was_trained_is_served(live: Live, name: str) -> None:
     assert "is served as it was trained" in text
     report = verify_served(live.store.get(parse_ref(name)), live.url, api_key=live.key)
     differences = [parity.logprob_difference for parity in report.prompts]
-    assert all(difference is not None and difference < 0.1 for difference in differences)
+    assert all(d is not None and d < 0.1 for d in differences), report.prompts
 
 
 def test_other_bytes_under_the_same_name_are_found(live: Live, tmp_path: Path) -> None:

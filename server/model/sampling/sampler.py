@@ -54,14 +54,16 @@ def sample(
     logits_SV: torch.Tensor,
     rows: Sequence[ScheduledRow],
     masks: Mapping[int, bytes] = NO_MASKS,
+    num_drawable: int | None = None,
 ) -> Draws:
     """Draw one token for each row from its logits, and move the row's matcher on.
 
     `masks` holds what each row's matcher allows, by sequence id. Rows whose logits aren't finite
     fail with the reason, as do those whose own rules raise; those whose matcher is at its limits
-    are refused. Rows that aren't plain and greedy are drawn on the host.
+    are refused. Rows that aren't plain and greedy are drawn on the host. Ids from `num_drawable` on
+    are never drawn nor listed; log probabilities are relative to all logits of the model.
     """
-    best, top = _best(logits_SV)
+    best, top = _best(logits_SV[:, :num_drawable])
     draws = Draws()
     for index, (row, token, value) in enumerate(zip(rows, best, top, strict=True)):
         params = row.sampling
@@ -75,8 +77,9 @@ def sample(
             logits_V = logits_SV[index].float().cpu().numpy()
             mask = masks.get(row.sequence_id)
             try:
-                shaped_V = shape_logits(logits_V, row, mask) if has_rules else logits_V
-                _draw_row(draws, logits_V, shaped_V, row)
+                named_V = _drawable(logits_V, num_drawable)
+                shaped_V = shape_logits(named_V, row, mask) if has_rules else named_V
+                _draw_row(draws, logits_V, named_V, shaped_V, row)
             except Exception:  # the boundary: one row's rules must not fail the others
                 logger.exception("sequence %d: no token can be drawn", row.sequence_id)
                 draws.token_ids.pop(row.sequence_id, None)
@@ -86,7 +89,18 @@ def sample(
     return draws
 
 
-def _draw_row(draws: Draws, logits_V: Floats, shaped_V: Floats, row: ScheduledRow) -> None:
+def _drawable(logits_V: Floats, num_drawable: int | None) -> Floats:
+    """The logits, -inf from `num_drawable` on; a copy only where there are such."""
+    if num_drawable is None or num_drawable >= len(logits_V):
+        return logits_V
+    named_V = logits_V.copy()
+    named_V[num_drawable:] = -np.inf
+    return named_V
+
+
+def _draw_row(
+    draws: Draws, logits_V: Floats, named_V: Floats, shaped_V: Floats, row: ScheduledRow
+) -> None:
     params, sequence_id = row.sampling, row.sequence_id
     if row.matcher is not None and row.matcher.error:
         draws.refused[sequence_id] = f"its grammar can't be followed: {row.matcher.error}"
@@ -107,7 +121,9 @@ def _draw_row(draws: Draws, logits_V: Floats, shaped_V: Floats, row: ScheduledRo
             draws.completed.add(sequence_id)
     draws.token_ids[sequence_id] = token
     if params.logprobs is not None:
-        draws.logprobs[sequence_id] = token_logprobs(logits_V, token, params.logprobs)
+        draws.logprobs[sequence_id] = token_logprobs(
+            logits_V, token, params.logprobs, listed_V=named_V
+        )
 
 
 def _best(logits_SV: torch.Tensor) -> tuple[list[int], list[float]]:

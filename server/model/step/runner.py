@@ -83,10 +83,8 @@ class TorchRunner:
             seconds = time.perf_counter() - start
             self._peak_logits_bytes = max(self._peak_logits_bytes, logits_SV.nbytes)
             sampled_SV, prompt_scores = split_scores(logits_SV, batch.rows)
-            if self._num_drawable is not None and sampled_SV.shape[-1] > self._num_drawable:
-                sampled_SV[:, self._num_drawable :] = float("-inf")
             rows = [row for row in batch.rows if row.samples]
-            draws = sample(sampled_SV, rows, self._masks.collect(masks))
+            draws = sample(sampled_SV, rows, self._masks.collect(masks), self._num_drawable)
         return StepOutput(
             draws.token_ids,
             draws.failed,
