@@ -214,7 +214,7 @@ def test_a_closed_gate_publishes_nothing_and_exits_1(base: Path, tmp_path: Path)
 def test_a_loss_that_is_not_a_number_ends_the_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.loop.loop import objective
+    from trainer.loop import objective
 
     real = objective.loss_sum
     calls = []
