@@ -25,7 +25,7 @@ from server.model.forward.attention_interface import (
 )
 from server.model.forward.bloom import adopt_bloom
 from server.model.forward.experts import AdaptedExperts
-from server.model.forward.probe import probe
+from server.model.forward.probe import ProbedModel, probe
 from server.model.forward.row_by_row import RowByRow, RowScope
 from server.model.forward.row_states import RowStates
 from server.model.forward.self_check import differing_step
@@ -80,6 +80,7 @@ class GenericModel:
         adopt_bloom(model, self._context)
         share_context(model, self._context)
         model.set_attn_implementation(ATTENTION_NAME)
+        self._probed = ProbedModel()  # What `run` assumes while the probe calls it.
         self._probed = probe(model, self._context, self.run, max_model_len)
         self._sequences: SequenceForward | None = None
         self._states: RowStates | None = None
@@ -189,8 +190,7 @@ class GenericModel:
         cache: Any,
     ) -> torch.Tensor:
         """Logits of `sample_tokens`, with what the context says of the step."""
-        keeps_all = self._probed.keeps_all_logits if hasattr(self, "_probed") else False
-        keep = {} if keeps_all else {"logits_to_keep": sample_tokens}
+        keep = {} if self._probed.keeps_all_logits else {"logits_to_keep": sample_tokens}
         output = self._model(
             **self._arguments.of(
                 cache, input_ids=token_ids[None], position_ids=positions[None], use_cache=False,
