@@ -7,6 +7,7 @@ from pathlib import Path
 from adapters.errors import ManifestError
 from adapters.format.folder_files import MANIFEST_FILE, WEIGHTS_FILE
 from adapters.format.manifest import read_manifest
+from adapters.names import AdapterRef
 from adapters.store.alias import Alias
 from adapters.store.file_stamp import stamp_of
 from adapters.store.index import Aliases, StoreIndex, Versions
@@ -51,6 +52,12 @@ class StoreReader:
         if self._layout.is_unfinished(name, version, self.alias(name)):
             return None
         return self._parsed(name, version)
+
+    def named(self, ref: AdapterRef) -> StoredAdapter | None:
+        """The version that `ref` names, or None."""
+        return (
+            self.current(ref.name) if ref.version is None else self.version(ref.name, ref.version)
+        )
 
     def current(self, name: str) -> StoredAdapter | None:
         """The version that `name` alone means."""

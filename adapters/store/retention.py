@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, AdapterInUseError
 from adapters.names import AdapterRef
 from adapters.store.keep_policy import KeepPolicy, read_policy
 from adapters.store.layout import StoreLayout
@@ -48,6 +48,23 @@ class Retention:
         except (AdapterError, OSError) as error:
             logger.warning("old versions of %s stay in %s: %s", name, self._layout.root, error)
             return ()
+
+    def remove(self, ref: AdapterRef) -> None:
+        """Remove a version that is there, or a name with all its versions when `ref` has none.
+
+        Raises `AdapterInUseError` for one that the name means while there are others; `OSError`.
+        """
+        versions = self._reader.versions(ref.name)
+        if ref.version is None or versions == (ref.version,):
+            self._writer.remove_name(ref.name)
+        elif ref.version in self._reader.alias(ref.name).versions:
+            other = [version for version in versions if version != ref.version][-1]
+            raise AdapterInUseError(
+                f"{ref} is what the name {ref.name} means now: point it elsewhere first "
+                f"(adapters alias {ref.name} {other}), or remove {ref.name} with all versions"
+            )
+        else:
+            self._writer.remove_version(ref.name, ref.version)
 
     def remove_old(self, name: str, keep: int, spared: Collection[int] = ()) -> tuple[int, ...]:
         """Remove all but the newest `keep`; returns what went. Raises `OSError`.

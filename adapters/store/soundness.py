@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from adapters.errors import (
@@ -19,6 +19,7 @@ from adapters.format.folder_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FIL
 from adapters.format.manifest import read_manifest
 from adapters.format.tensor_header import read_tensor_header
 from adapters.format.tensor_values import value_problem
+from adapters.names import AdapterRef
 from adapters.seal import seal_problems
 from adapters.store.layout import StoreLayout
 
@@ -51,6 +52,14 @@ class Sweeper:
         self._layout = layout
         self._sound: dict[tuple[str, int], Stamp] = {}
         self.num_examined = 0
+
+    def unsound_versions(self, settle_seconds: float) -> Iterator[tuple[AdapterRef, str]]:
+        """Every version that must go, with the reason. See `examine`."""
+        for name in self._layout.name_folders():
+            for version in self._layout.version_folders(name):
+                reason = self.examine(name, version, settle_seconds)
+                if reason is not None:
+                    yield AdapterRef(name, version), reason
 
     def examine(self, name: str, version: int, settle_seconds: float) -> str | None:
         """Why a version must go, or None: it is sound, or it may still be coming."""

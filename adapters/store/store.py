@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adapters.errors import (
-    AdapterInUseError,
     AdapterNotFoundError,
     ArchiveError,
     StoreError,
@@ -33,7 +32,6 @@ from adapters.template_permissions import TemplatePermissions
 __all__ = ["AdapterStore", "StoredAdapter"]
 
 _READ_ONLY_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
-_READ_ATTEMPTS = 5
 SETTLE_SECONDS = 60.0
 """How long a folder must rest before it counts as what its copier meant it to be."""
 
@@ -105,14 +103,7 @@ class AdapterStore:
 
     def get(self, ref: AdapterRef) -> StoredAdapter:
         """The version that `ref` names. Raises `AdapterNotFoundError`."""
-        if ref.version is not None:
-            stored = self._reader.version(ref.name, ref.version)
-        else:
-            # The alias may move on, and its old version go, between the two reads.
-            for _ in range(_READ_ATTEMPTS):
-                stored = self._reader.current(ref.name)
-                if stored is not None:
-                    break
+        stored = self._reader.named(ref)
         if stored is None:
             raise AdapterNotFoundError(self._strays.not_found(ref))
         return stored
@@ -184,19 +175,9 @@ class AdapterStore:
         """
         with self._changing():
             versions = self._reader.versions(ref.name)
-            wanted = versions[-1:] if ref.version is None else (ref.version,)
-            if not wanted or wanted[0] not in versions:
+            if not versions or ref.version not in (None, *versions):
                 raise AdapterNotFoundError(self._strays.not_found(ref))
-            if ref.version is None or versions == wanted:
-                self._writer.remove_name(ref.name)
-            elif ref.version in self._reader.alias(ref.name).versions:
-                other = [version for version in versions if version != ref.version][-1]
-                raise AdapterInUseError(
-                    f"{ref} is what the name {ref.name} means now: point it elsewhere first "
-                    f"(adapters alias {ref.name} {other}), or remove {ref.name} with all versions"
-                )
-            else:
-                self._writer.remove_version(ref.name, ref.version)
+            self._retention.remove(ref)
 
     def import_folder(
         self,
@@ -225,13 +206,7 @@ class AdapterStore:
         label = source if source is not None else str(folder)
         order = ImportOrder(name, label, base_modules, base, base_template, allow_template)
         order.check_source(folder)
-        stored = self._publish(
-            name,
-            copy_folder(folder),
-            lambda staged, parent: order.describe(staged, parent, came_with=folder),
-            set_alias=set_alias,
-        )
-        return self._permitted(stored, order)
+        return self._import(order, copy_folder(folder), set_alias, came_with=folder)
 
     def import_archive(
         self,
@@ -252,13 +227,7 @@ class AdapterStore:
         if not archive.is_file():
             raise ArchiveError(f"there is no file {archive}")
         order = ImportOrder(name, str(archive), base_modules, base, base_template, allow_template)
-        stored = self._publish(
-            name,
-            lambda staged: extract_archive(archive, staged),
-            order.describe,
-            set_alias=set_alias,
-        )
-        return self._permitted(stored, order)
+        return self._import(order, lambda staged: extract_archive(archive, staged), set_alias)
 
     def allow_template(self, ref: AdapterRef) -> StoredAdapter:
         """Let a version be rendered with the chat template that it brought: the operator's word.
@@ -358,15 +327,11 @@ class AdapterStore:
         One that something is still being copied into is left alone until nothing in it has changed
         for `settle_seconds`. Unchanged folders aren't read again.
         """
-        taken: tuple[AdapterRef, ...] = ()
-        for name in self._layout.name_folders():
-            for version in self._layout.version_folders(name):
-                reason = self._sweeper.examine(name, version, settle_seconds)
-                if reason is not None:
-                    ref = AdapterRef(name, version)
-                    self.quarantine(ref, reason)
-                    taken += (ref,)
-        return taken
+        taken = []
+        for ref, reason in self._sweeper.unsound_versions(settle_seconds):
+            self.quarantine(ref, reason)
+            taken.append(ref)
+        return tuple(taken)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -399,7 +364,20 @@ class AdapterStore:
             self._retention.keep_to_policy(name, replaced)
         return stored
 
-    def _permitted(self, stored: StoredAdapter, order: ImportOrder) -> StoredAdapter:
+    def _import(
+        self,
+        order: ImportOrder,
+        fill: Callable[[Path], None],
+        set_alias: bool,
+        came_with: Path | None = None,
+    ) -> StoredAdapter:
+        """Publish what `fill` stages as `order` describes it, with the permission that it gives."""
+        stored = self._publish(
+            order.name,
+            fill,
+            lambda staged, parent: order.describe(staged, parent, came_with=came_with),
+            set_alias=set_alias,
+        )
         if order.needs_permission(stored.manifest):
             self.allow_template(AdapterRef(stored.name, stored.version))
         return stored
